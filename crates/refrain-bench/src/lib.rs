@@ -1,0 +1,1 @@
+//! Workloads and reports: latency, throughput, serving

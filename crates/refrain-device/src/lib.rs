@@ -1,0 +1,16 @@
+//! What every backend shares: the description of one step, the [`Backend`] trait that executes it, the memory
+//! arena, and device errors. No backend lives here.
+//!
+//! A backend is given a program and weights when it is loaded (each backend has its own constructor) and from then on
+//! sees only [`Step`]s. Everything that changes from step to step is in the step; a backend allocates nothing while it
+//! executes one.
+
+mod arena;
+mod backend;
+mod error;
+mod step;
+
+pub use arena::Arena;
+pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits};
+pub use error::DeviceError;
+pub use step::{BLOCK_TOKENS, SCAN_CHUNK, Segment, Step};

@@ -1,0 +1,1 @@
+//! Scheduler, pools, sampler and the step loop
