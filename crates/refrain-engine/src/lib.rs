@@ -1,1 +1,8 @@
-//! Scheduler, pools, sampler and the step loop
+//! Scheduler, pools, sampler and the step loop.
+#![forbid(unsafe_code)]
+
+mod request;
+
+pub use request::{
+    Event, FinishReason, PositionLogprobs, Request, RequestFailure, SamplingParams, TokenLogprob,
+};

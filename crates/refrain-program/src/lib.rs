@@ -1,1 +1,15 @@
-//! A model as a straight list of ops on named tensors: builder, passes, costs, memory plan, text form
+//! A model as a straight list of ops on named tensors: builder, passes, costs, memory plan, text form.
+//!
+//! Pure: nothing here knows a device. A backend takes a [`Program`] and the weights it names and runs it; how (op by
+//! op, compiled, replayed) is the backend's and the policy's business.
+#![forbid(unsafe_code)]
+
+mod op;
+mod program;
+
+pub use op::{AttentionShape, GdnShape, Op};
+pub use program::{
+    BuildOptions, Node, Program, Rows, StateDef, StateId, StateKind, TensorDef, TensorId, View, WeightDef, WeightId,
+    WeightKind, WeightPart,
+};
+pub use refrain_model::{Dtype, TensorView, WeightSource};

@@ -1,0 +1,216 @@
+//! The program itself: a straight list of ops on named tensors whose row counts are symbols.
+
+use crate::Op;
+use refrain_model::Dtype;
+
+/// Index into [`Program::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub usize);
+
+/// Index into [`Program::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightId(pub usize);
+
+/// Index into [`Program::states`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateId(pub usize);
+
+/// How many rows a tensor has: known only when a step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// `T`, one for each token of the step.
+    Tokens,
+    /// `S`, one for each row whose logits are wanted.
+    Logits,
+}
+
+/// An activation: `[rows, width]`, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDef {
+    /// Name, unique in the program, such as `layers.3.q`.
+    pub name: String,
+    /// Rows.
+    pub rows: Rows,
+    /// Elements in a row.
+    pub width: usize,
+    /// Element type.
+    pub dtype: Dtype,
+}
+
+/// Some consecutive columns of a tensor: `[rows, width]` with the row stride of the whole tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// First column.
+    pub column: usize,
+    /// Number of columns.
+    pub width: usize,
+}
+
+/// A weight as the ops see it: one array put together from rows of checkpoint tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightDef {
+    /// Name, unique in the program, such as `layers.3.qkv`.
+    pub name: String,
+    /// What it is.
+    pub kind: WeightKind,
+    /// Element type in which it is kept. Vectors and convolutions are always kept in F32.
+    pub dtype: Dtype,
+    /// Where its rows come from, in order; they add up to the rows of its kind.
+    pub parts: Vec<WeightPart>,
+}
+
+/// What a weight is, with its shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightKind {
+    /// `[outputs, inputs]` of a linear layer or an embedding.
+    Matrix {
+        /// Rows.
+        outputs: usize,
+        /// Columns.
+        inputs: usize,
+    },
+    /// `[length]`: a norm, a bias.
+    Vector {
+        /// Elements.
+        length: usize,
+    },
+    /// `[channels, taps]` of a depthwise convolution (`[channels, 1, taps]` in the checkpoint).
+    Convolution {
+        /// Rows.
+        channels: usize,
+        /// Columns.
+        taps: usize,
+    },
+}
+
+impl WeightKind {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        match *self {
+            WeightKind::Matrix { outputs, inputs } => outputs * inputs,
+            WeightKind::Vector { length } => length,
+            WeightKind::Convolution { channels, taps } => channels * taps,
+        }
+    }
+}
+
+/// Rows of one checkpoint tensor: row `i` of the part is source row `start + i / run * stride + i % run`.
+///
+/// `run` and `stride` pick, for example, the query rows out of a `q_proj` that holds `[query | gate]` head by head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightPart {
+    /// Canonical name in the checkpoint, such as `layers.3.self_attn.q_proj.weight`.
+    pub source: String,
+    /// Rows (elements, for a vector) the checkpoint tensor must have.
+    pub source_rows: usize,
+    /// First source row.
+    pub start: usize,
+    /// Rows taken.
+    pub rows: usize,
+    /// Consecutive rows taken at a time.
+    pub run: usize,
+    /// Distance between the starts of two runs.
+    pub stride: usize,
+}
+
+impl WeightPart {
+    /// The source row of the part's row `index`.
+    pub fn source_row(&self, index: usize) -> usize {
+        self.start + index / self.run * self.stride + index % self.run
+    }
+}
+
+/// Memory that outlives a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDef {
+    /// Name, unique in the program, such as `layers.3.kv`.
+    pub name: String,
+    /// What it is.
+    pub kind: StateKind,
+    /// Element type.
+    pub dtype: Dtype,
+}
+
+/// What a state is, with the size of one unit of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKind {
+    /// Keys and values of one attention layer, in blocks: `2 * kv_heads * head_dim` elements a token.
+    KvCache {
+        /// Key and value heads.
+        kv_heads: usize,
+        /// Width of a head.
+        head_dim: usize,
+    },
+    /// `[value_heads, key_head_dim, value_head_dim]` for each slot.
+    GdnState {
+        /// Value heads.
+        value_heads: usize,
+        /// Width of a key head.
+        key_head_dim: usize,
+        /// Width of a value head.
+        value_head_dim: usize,
+    },
+    /// The last `taps - 1` inputs of the convolution for each slot: `[taps - 1, channels]`.
+    ConvState {
+        /// Channels.
+        channels: usize,
+        /// Taps of the convolution.
+        taps: usize,
+    },
+}
+
+/// An op with its place in the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Layer it belongs to; none for embedding, final norm and head.
+    pub layer: Option<usize>,
+    /// What is computed.
+    pub op: Op,
+}
+
+/// A model as a straight list of ops. Built by [`Program::build`], rewritten by passes, run by backends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// Activations.
+    pub tensors: Vec<TensorDef>,
+    /// Weights.
+    pub weights: Vec<WeightDef>,
+    /// States.
+    pub states: Vec<StateDef>,
+    /// Ops in the order in which they run.
+    pub nodes: Vec<Node>,
+    /// The result, `[S, vocab]`.
+    pub logits: View,
+    /// Token ids must be below this.
+    pub vocab_size: usize,
+}
+
+/// In which types a program keeps what it works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Matrices.
+    pub weights: Dtype,
+    /// Activations.
+    pub activations: Dtype,
+    /// Keys and values.
+    pub kv_cache: Dtype,
+}
+
+impl Program {
+    /// The definition of a tensor.
+    pub fn tensor(&self, id: TensorId) -> &TensorDef {
+        &self.tensors[id.0]
+    }
+
+    /// The definition of a weight.
+    pub fn weight(&self, id: WeightId) -> &WeightDef {
+        &self.weights[id.0]
+    }
+
+    /// The definition of a state.
+    pub fn state(&self, id: StateId) -> &StateDef {
+        &self.states[id.0]
+    }
+}
