@@ -1,1 +1,7 @@
-//! The CPU backend: runs a program on AVX2, AVX-512 or AMX
+//! The CPU backend: runs a program on AVX2, AVX-512 or AMX.
+
+#![allow(dead_code)] // removed once the kernels use it
+
+mod simd;
+
+pub use simd::SimdLevel;
