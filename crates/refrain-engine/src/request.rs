@@ -142,6 +142,12 @@ pub enum RequestFailure {
     /// The logits of the model were not finite, so no token could be chosen.
     #[error("the model gave logits that are not finite numbers")]
     NotFinite,
+    /// `allowed_token_ids`, `bad_words`, `min_tokens` and `logit_bias` together forbid every token.
+    #[error("the request's allowed_token_ids, bad_words, min_tokens and logit_bias together leave no token to choose")]
+    NoTokenAllowed,
+    /// The engine thread ended by a bug.
+    #[error("the engine stopped unexpectedly")]
+    EngineDied,
     /// The engine was told to stop before the answer was complete.
     #[error("the engine is shutting down")]
     ShuttingDown,
