@@ -2,6 +2,9 @@
 
 #![allow(dead_code)] // removed once the kernels use it
 
+mod kernels;
+mod memory;
 mod simd;
 
+pub use memory::{UsableMemory, usable_memory};
 pub use simd::SimdLevel;

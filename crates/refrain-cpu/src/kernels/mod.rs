@@ -1,0 +1,55 @@
+//! The kernels that aren't matrix products: norms, gates, convolution, the gated delta rule, the KV cache, attention.
+//!
+//! Conventions. Activations are f32 in [`Rows`]. Work comes in items that any worker thread may run; the result of an
+//! item never depends on where it runs or on what else the step holds, to the bit. Every sum is one chain of
+//! fused multiply-adds in a fixed order, so register tiles may be shaped freely. Nothing here allocates: scratch memory
+//! is passed in, its size given by the `..._scratch_floats` functions.
+
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod gdn_conv;
+pub(crate) mod gdn_scan;
+pub(crate) mod kv_cache;
+pub(crate) mod norm;
+
+use crate::simd::LANES;
+
+/// Rows of f32 with a distance between them: a view of some columns of an activation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    /// First row, first column of the view.
+    pub data: *mut f32,
+    /// Floats from one row to the next.
+    pub stride: usize,
+}
+
+// SAFETY: a plain address; whoever dereferences it answers for the accesses.
+unsafe impl Send for Rows {}
+// SAFETY: as above.
+unsafe impl Sync for Rows {}
+
+impl Rows {
+    /// Start of row `index`.
+    ///
+    /// # Safety
+    /// The row must be part of the activation.
+    #[inline(always)]
+    pub unsafe fn row(self, index: usize) -> *mut f32 {
+        // SAFETY: by contract the row is inside the activation.
+        unsafe { self.data.add(index * self.stride) }
+    }
+}
+
+/// The first element of a state pool, shared by the workers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<T>(pub *mut T);
+
+// SAFETY: a plain address; whoever dereferences it answers for the accesses.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// `width` rounded up to whole registers of [`LANES`] floats.
+pub(crate) const fn padded(width: usize) -> usize {
+    width.next_multiple_of(LANES)
+}
