@@ -1,1 +1,9 @@
-//! The OpenAI-compatible HTTP API and the text front end of the engine
+//! The OpenAI-compatible HTTP API and the text front end of the engine.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod http;
+pub mod text;
+
+pub use http::{AppState, Listener, ServeOptions, ServerConfig, router, serve};
+pub use text::{GenerateRequest, Prompt, SamplingDefaults, TextEngine, TextError, TextEvent, TextStream};

@@ -1,0 +1,242 @@
+//! The engine with text at both ends.
+
+use super::answer::AnswerText;
+use super::prompt::{PromptOptions, PromptReader, Template};
+use super::stream::EndTokens;
+use super::{
+    ChatPrompt, GenerateRequest, PreparedPrompt, Prompt, SamplingDefaults, StopMatcher, TextError, TextStream,
+};
+use refrain_engine::{EngineHandle, Request, SamplingParams};
+use refrain_model::{ChatTemplate, Detokenizer, Tokenizer};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// How many prompts are rendered and tokenized at the same time: the processors have a model to run.
+const PREPARING_AT_ONCE: usize = 2;
+
+/// The engine with text at both ends. Cheap to clone.
+#[derive(Clone)]
+pub struct TextEngine(Arc<Parts>);
+
+struct Parts {
+    engine: EngineHandle,
+    tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<Template>,
+    defaults: SamplingDefaults,
+    max_token_bytes: usize,
+    preparing: Semaphore,
+}
+
+/// A request whose prompt and words are tokens.
+struct Prepared {
+    prompt: PreparedPrompt,
+    sampling: SamplingParams,
+}
+
+impl TextEngine {
+    /// Puts text around a running engine. Without a tokenizer it takes and gives token ids only; without a template
+    /// it takes no chats.
+    pub fn new(
+        engine: EngineHandle,
+        tokenizer: Option<Arc<Tokenizer>>,
+        template: Option<Arc<ChatTemplate>>,
+        defaults: SamplingDefaults,
+    ) -> Self {
+        let max_token_bytes = tokenizer.as_deref().map_or(1, longest_token);
+        let template = template.map(Template::new);
+        let preparing = Semaphore::new(PREPARING_AT_ONCE);
+        Self(Arc::new(Parts { engine, tokenizer, template, defaults, max_token_bytes, preparing }))
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &EngineHandle {
+        &self.0.engine
+    }
+
+    /// The tokenizer, if the model has one.
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.0.tokenizer.as_ref()
+    }
+
+    /// Whether chats can be answered.
+    pub fn has_template(&self) -> bool {
+        self.0.template.is_some()
+    }
+
+    /// Most tokens of prompt and answer together.
+    pub fn max_model_len(&self) -> usize {
+        self.0.engine.config().max_model_len
+    }
+
+    /// What a request gets for parameters that it leaves out.
+    pub fn defaults(&self) -> &SamplingDefaults {
+        &self.0.defaults
+    }
+
+    /// Sampling parameters of a request that names none.
+    pub fn default_sampling(&self) -> SamplingParams {
+        self.0.defaults.params()
+    }
+
+    /// Starts to answer a request; prompts are read on a blocking thread. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TextError`] when the request is refused; nothing is running then.
+    pub async fn generate(&self, request: GenerateRequest) -> Result<TextStream, TextError> {
+        request.validate()?;
+        let this = self.clone();
+        let (request, prepared) = self
+            .off_thread(move || {
+                let prepared = this.0.prepare(&request)?;
+                Ok((request, prepared))
+            })
+            .await?;
+        self.0.submit(&request, prepared)
+    }
+
+    /// [`TextEngine::generate`] for threads that run no async code; read the answer with
+    /// [`TextStream::blocking_next`].
+    ///
+    /// # Errors
+    /// As [`TextEngine::generate`].
+    pub fn generate_blocking(&self, request: &GenerateRequest) -> Result<TextStream, TextError> {
+        request.validate()?;
+        self.0.submit(request, self.0.prepare(request)?)
+    }
+
+    /// Token ids of a prompt, however long it is.
+    ///
+    /// # Errors
+    /// [`TextError`] when the prompt can't be rendered or tokenized.
+    pub async fn tokenize(&self, prompt: Prompt, add_special_tokens: Option<bool>) -> Result<Vec<u32>, TextError> {
+        let this = self.clone();
+        let options = PromptOptions { add_special_tokens, truncate: None, max_tokens: None, keep_text: false };
+        self.off_thread(move || {
+            let reader = PromptReader { max_model_len: usize::MAX, ..this.0.reader() };
+            match reader.read(&prompt, options) {
+                Ok(prepared) => Ok(prepared.ids),
+                Err(TextError::EmptyPrompt) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// The prompt text that the chat template makes of a conversation.
+    ///
+    /// # Errors
+    /// [`TextError`] when there is no template or it refuses.
+    pub fn render(&self, chat: &ChatPrompt) -> Result<String, TextError> {
+        self.0.reader().render(chat)
+    }
+
+    /// Runs work that may take long on a thread where it holds nobody up.
+    pub(crate) async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
+    ) -> Result<T, TextError> {
+        let permit = self.0.preparing.acquire().await.map_err(|error| TextError::Internal(error.to_string()))?;
+        let result = tokio::task::spawn_blocking(work).await;
+        drop(permit);
+        result.unwrap_or_else(|error| Err(TextError::Internal(error.to_string())))
+    }
+}
+
+impl Parts {
+    fn reader(&self) -> PromptReader<'_> {
+        PromptReader {
+            tokenizer: self.tokenizer.as_deref(),
+            template: self.template.as_ref(),
+            max_model_len: self.engine.config().max_model_len,
+            max_token_bytes: self.max_token_bytes,
+        }
+    }
+
+    fn prepare(&self, request: &GenerateRequest) -> Result<Prepared, TextError> {
+        let options = PromptOptions {
+            add_special_tokens: request.add_special_tokens,
+            truncate: request.truncate_prompt_tokens,
+            max_tokens: request.max_tokens,
+            keep_text: request.echo,
+        };
+        if !request.stop.is_empty() && self.tokenizer.is_none() {
+            return Err(TextError::NoTokenizer { what: "a stop string" });
+        }
+        let prompt = self.reader().read(&request.prompt, options)?;
+        let mut sampling = request.sampling.clone();
+        sampling.max_tokens = self.max_tokens(request.max_tokens, prompt.ids.len())?;
+        sampling.bad_words = self.bad_words(&request.bad_words)?;
+        Ok(Prepared { prompt, sampling })
+    }
+
+    /// How many tokens the answer may have.
+    fn max_tokens(&self, wanted: Option<usize>, prompt_tokens: usize) -> Result<usize, TextError> {
+        let max_model_len = self.engine.config().max_model_len;
+        let room = max_model_len.saturating_sub(prompt_tokens);
+        if room == 0 {
+            return Err(TextError::PromptTooLong { prompt_tokens, exact: true, max_model_len });
+        }
+        if let Some(max_tokens) = wanted.filter(|&wanted| wanted > room) {
+            return Err(TextError::MaxTokensTooLarge { max_tokens, prompt_tokens, max_model_len });
+        }
+        Ok(wanted.unwrap_or(room).min(self.defaults.max_new_tokens.unwrap_or(usize::MAX)))
+    }
+
+    /// Token sequences that spell the bad words, at the start of a text and behind a space. As vLLM's
+    /// `SamplingParams.update_from_tokenizer`.
+    fn bad_words(&self, words: &[String]) -> Result<Vec<Vec<u32>>, TextError> {
+        if words.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokenizer = self.tokenizer.as_deref().ok_or(TextError::NoTokenizer { what: "a bad word" })?;
+        let encode = |text: &str| tokenizer.encode(text, false).map_err(TextError::Tokenizer);
+        let mut sequences = Vec::new();
+        for word in words {
+            let word = word.trim_start();
+            let bare = encode(word)?;
+            let spaced = encode(&format!(" {word}"))?;
+            // With a space it is another spelling only if the space went into the first token.
+            let other = spaced.first() != bare.first() && spaced.len() == bare.len();
+            sequences.push(bare);
+            if other {
+                sequences.push(spaced);
+            }
+        }
+        Ok(sequences)
+    }
+
+    fn submit(&self, request: &GenerateRequest, prepared: Prepared) -> Result<TextStream, TextError> {
+        let Prepared { prompt, sampling } = prepared;
+        let mut streams = Vec::with_capacity(request.n);
+        let mut texts = Vec::with_capacity(request.n);
+        for index in 0..request.n {
+            let seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+            let id =
+                if request.n == 1 { request.request_id.clone() } else { format!("{}-{index}", request.request_id) };
+            streams.push(self.engine.submit(Request {
+                id,
+                prompt: prompt.ids.clone(),
+                sampling: SamplingParams { seed, ..sampling.clone() },
+                priority: request.priority,
+            })?);
+            let detokenizer = self
+                .tokenizer
+                .as_ref()
+                .map(|tokenizer| Detokenizer::new(tokenizer.clone(), request.skip_special_tokens));
+            let stops = StopMatcher::new(&request.stop, request.include_stop_str_in_output);
+            texts.push(AnswerText::new(detokenizer, stops, sampling.min_tokens));
+        }
+        let ends = EndTokens {
+            eos: if sampling.ignore_eos { Vec::new() } else { self.engine.config().eos_token_ids.clone() },
+            stop: sampling.stop_token_ids,
+            include: request.include_stop_str_in_output,
+        };
+        Ok(TextStream::new(prompt, streams, texts, ends))
+    }
+}
+
+/// Bytes of the tokenizer's longest token.
+fn longest_token(tokenizer: &Tokenizer) -> usize {
+    let ids = 0..tokenizer.vocab_size() as u32;
+    ids.filter_map(|id| tokenizer.token_bytes(id)).map(|bytes| bytes.len()).max().unwrap_or(1)
+}

@@ -1,0 +1,178 @@
+//! The answers to one request as they are made: several engine streams merged into one stream of text events.
+
+use super::answer::AnswerText;
+use super::{PreparedPrompt, block_on};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use refrain_engine::{Event, FinishReason, PositionLogprobs, RequestFailure, RequestStream};
+use std::sync::Arc;
+
+/// A piece of one answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextEvent {
+    /// Which of the `n` answers.
+    pub index: usize,
+    /// Text that came to it; may be empty while a character or a stop string is not complete.
+    pub text: String,
+    /// Tokens that came to it.
+    pub token_ids: Vec<u32>,
+    /// For each of `token_ids`, if asked for.
+    pub logprobs: Vec<PositionLogprobs>,
+    /// For prompt tokens after the first, in order, before the first token, if asked for.
+    pub prompt_logprobs: Vec<PositionLogprobs>,
+    /// Present in the last event of this answer.
+    pub finish: Option<Finish>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// Why.
+    pub reason: StopCause,
+    /// Tokens generated, the one that ended the answer among them.
+    pub completion_tokens: usize,
+    /// Prompt tokens that were taken from a cache. Unknown, and 0, when a stop string ended the answer.
+    pub cached_tokens: usize,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// The model's end-of-sequence token.
+    EndOfSequence,
+    /// One of `stop_token_ids`.
+    Token(u32),
+    /// A stop string.
+    Text(String),
+    /// `max_tokens` or the context limit.
+    Length,
+}
+
+/// One answer in progress.
+struct Answer {
+    text: AnswerText,
+    /// Tokens that end it.
+    ends: Arc<EndTokens>,
+}
+
+/// Which tokens end an answer, so that their text is not shown.
+pub(super) struct EndTokens {
+    pub eos: Vec<u32>,
+    pub stop: Vec<u32>,
+    /// Show their text all the same.
+    pub include: bool,
+}
+
+impl EndTokens {
+    fn hides(&self, token: u32) -> bool {
+        !self.include && (self.eos.contains(&token) || self.stop.contains(&token))
+    }
+}
+
+type NextEvent = BoxFuture<'static, (usize, Option<Event>, RequestStream)>;
+
+/// The answers to one request. Dropping it cancels what is still running.
+pub struct TextStream {
+    prompt: PreparedPrompt,
+    answers: Vec<Answer>,
+    pending: FuturesUnordered<NextEvent>,
+}
+
+impl TextStream {
+    pub(super) fn new(
+        prompt: PreparedPrompt,
+        streams: Vec<RequestStream>,
+        texts: Vec<AnswerText>,
+        ends: EndTokens,
+    ) -> Self {
+        let ends = Arc::new(ends);
+        let answers = texts.into_iter().map(|text| Answer { text, ends: ends.clone() }).collect();
+        let pending = streams.into_iter().enumerate().map(|(index, stream)| next_event(index, stream)).collect();
+        Self { prompt, answers, pending }
+    }
+
+    /// The prompt that is answered.
+    pub fn prompt(&self) -> &PreparedPrompt {
+        &self.prompt
+    }
+
+    /// The next event of any of the answers; `None` once all are complete.
+    ///
+    /// # Errors
+    /// [`RequestFailure`] when the engine could not finish one of them; the others are then cancelled.
+    pub async fn next(&mut self) -> Option<Result<TextEvent, RequestFailure>> {
+        let (index, event, stream) = self.pending.next().await?;
+        let event = match event {
+            None => {
+                self.pending.clear();
+                return Some(Err(RequestFailure::EngineDied));
+            }
+            Some(Event::Failed(failure)) => {
+                self.pending.clear();
+                return Some(Err(failure));
+            }
+            Some(Event::Finished { reason, cached_tokens }) => {
+                self.answers[index].finished(index, &reason, cached_tokens)
+            }
+            Some(Event::PromptLogprobs(prompt_logprobs)) => {
+                self.pending.push(next_event(index, stream));
+                TextEvent { index, prompt_logprobs, ..TextEvent::default() }
+            }
+            Some(Event::Token { token, logprobs }) => {
+                let event = self.answers[index].token(index, token, logprobs);
+                match event.finish {
+                    Some(_) => stream.finish(),
+                    None => self.pending.push(next_event(index, stream)),
+                }
+                event
+            }
+        };
+        Some(Ok(event))
+    }
+
+    /// [`TextStream::next`] for threads that run no async code.
+    ///
+    /// # Errors
+    /// As [`TextStream::next`].
+    pub fn blocking_next(&mut self) -> Option<Result<TextEvent, RequestFailure>> {
+        block_on(self.next())
+    }
+}
+
+fn next_event(index: usize, mut stream: RequestStream) -> NextEvent {
+    Box::pin(async move {
+        let event = stream.next().await;
+        (index, event, stream)
+    })
+}
+
+impl Answer {
+    fn token(&mut self, index: usize, token: u32, logprobs: Option<PositionLogprobs>) -> TextEvent {
+        let (text, matched) = self.text.push(token, self.ends.hides(token));
+        let finish = matched.map(|stop| self.finish(StopCause::Text(stop), 0));
+        TextEvent {
+            index,
+            text,
+            token_ids: vec![token],
+            logprobs: logprobs.into_iter().collect(),
+            prompt_logprobs: Vec::new(),
+            finish,
+        }
+    }
+
+    fn finished(&mut self, index: usize, reason: &FinishReason, cached_tokens: usize) -> TextEvent {
+        let (text, matched) = self.text.finish();
+        let reason = match (matched, reason) {
+            (Some(stop), _) => StopCause::Text(stop),
+            (None, FinishReason::EndOfSequence) => StopCause::EndOfSequence,
+            (None, FinishReason::StopToken(token)) => StopCause::Token(*token),
+            (None, FinishReason::Length) => StopCause::Length,
+        };
+        let finish = Some(self.finish(reason, cached_tokens));
+        TextEvent { index, text, finish, ..TextEvent::default() }
+    }
+
+    fn finish(&self, reason: StopCause, cached_tokens: usize) -> Finish {
+        Finish { reason, completion_tokens: self.text.tokens(), cached_tokens }
+    }
+}
