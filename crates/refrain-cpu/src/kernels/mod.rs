@@ -12,7 +12,10 @@ pub(crate) mod gdn_scan;
 pub(crate) mod kv_cache;
 pub(crate) mod norm;
 
-use crate::simd::LANES;
+#[cfg(test)]
+mod testing;
+
+use crate::simd::{LANES, Simd};
 
 /// Rows of f32 with a distance between them: a view of some columns of an activation.
 #[derive(Clone, Copy, Debug)]
@@ -52,4 +55,18 @@ unsafe impl<T> Sync for Shared<T> {}
 /// `width` rounded up to whole registers of [`LANES`] floats.
 pub(crate) const fn padded(width: usize) -> usize {
     width.next_multiple_of(LANES)
+}
+
+/// The first `count` floats, at most [`LANES`], zeros after them.
+#[inline(always)]
+unsafe fn load_up_to<S: Simd>(from: *const f32, count: usize) -> S::V {
+    // SAFETY: the caller has `count` floats there and a processor with the level.
+    unsafe { if count >= LANES { S::load(from) } else { S::load_part(from, count) } }
+}
+
+/// Stores the first `count` lanes, at most [`LANES`].
+#[inline(always)]
+unsafe fn store_up_to<S: Simd>(to: *mut f32, value: S::V, count: usize) {
+    // SAFETY: as for `load_up_to`.
+    unsafe { if count >= LANES { S::store(to, value) } else { S::store_part(to, value, count) } }
 }
