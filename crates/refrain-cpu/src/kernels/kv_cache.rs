@@ -1,7 +1,8 @@
 //! The layout of the KV cache, and writing into it.
 
-use super::{Rows, Shared, padded};
-use crate::simd::SimdLevel;
+use super::{Rows, Shared, load_up_to, padded};
+use crate::simd::{LANES, Simd, simd_dispatch};
+use half::{bf16, f16};
 use refrain_device::{BLOCK_TOKENS, Segment};
 use std::ops::Range;
 
@@ -80,8 +81,165 @@ pub(crate) struct KvAppend<'a> {
     pub block_table: &'a [u32],
 }
 
-/// [`KvAppend`] of some rows of the step. Fastest when a range holds whole blocks.
-pub(crate) unsafe fn kv_append(level: SimdLevel, args: &KvAppend<'_>, rows: Range<usize>) {
-    let _ = (level, args, rows);
-    todo!()
+/// How elements of the cache are read and written.
+#[allow(clippy::missing_safety_doc)] // as for `Simd`: the processor has the level, pointers are good for the lanes
+pub(crate) trait Element: Copy {
+    /// Sixteen elements, widened.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    /// Sixteen elements, rounded to nearest even.
+    unsafe fn store<S: Simd>(to: *mut Self, value: S::V);
+    /// One element, rounded to nearest even.
+    fn round(value: f32) -> Self;
 }
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: by contract.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut Self, value: S::V) {
+        // SAFETY: by contract.
+        unsafe { S::store(to, value) }
+    }
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: by contract.
+        unsafe { S::load_bf16(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut Self, value: S::V) {
+        // SAFETY: by contract.
+        unsafe { S::store_bf16(to.cast(), value) }
+    }
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: by contract.
+        unsafe { S::load_f16(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut Self, value: S::V) {
+        // SAFETY: by contract.
+        unsafe { S::store_f16(to.cast(), value) }
+    }
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+}
+
+/// Rows `row..row + count` of the step, which are tokens `token..token + count` of one block.
+struct Run {
+    row: usize,
+    token: usize,
+    count: usize,
+    block: usize,
+}
+
+#[inline(always)]
+unsafe fn append<S: Simd, E: Element>(args: &KvAppend<'_>, rows: Range<usize>) {
+    let cache = args.cache.0.cast::<E>();
+    for segment in args.segments {
+        let first = segment.row as usize;
+        let mut row = rows.start.max(first);
+        let end = rows.end.min(first + segment.len as usize);
+        while row < end {
+            let position = segment.position as usize + row - first;
+            let token = position % BLOCK_TOKENS;
+            let count = (BLOCK_TOKENS - token).min(end - row);
+            let block = args.block_table[segment.blocks as usize + position / BLOCK_TOKENS] as usize;
+            for head in 0..args.layout.kv_heads {
+                let run = Run { row, token, count, block };
+                // SAFETY: the step was validated: the block is in the pool, the rows have all heads.
+                unsafe {
+                    append_keys::<S, E>(args, &run, head, cache.add(args.layout.keys(block, head)));
+                    append_values::<S, E>(args, &run, head, cache.add(args.layout.values(block, head)));
+                }
+            }
+            row += count;
+        }
+    }
+}
+
+/// Transposes the keys of some tokens of one block into it: `keys[d][token] = k[token][d]`.
+#[inline(always)]
+unsafe fn append_keys<S: Simd, E: Element>(args: &KvAppend<'_>, run: &Run, head: usize, keys: *mut E) {
+    let head_dim = args.layout.head_dim;
+    // SAFETY: the rows have `kv_heads * head_dim` floats, the keys of a block `head_dim * 16` elements.
+    unsafe {
+        let from = args.k.row(run.row).add(head * head_dim);
+        let mut d = 0;
+        if run.count == BLOCK_TOKENS {
+            let mut square = [[0.0f32; BLOCK_TOKENS]; LANES];
+            while d + LANES <= head_dim {
+                for token in 0..BLOCK_TOKENS {
+                    for (i, column) in square.iter_mut().enumerate() {
+                        column[token] = *from.add(token * args.k.stride + d + i);
+                    }
+                }
+                for (i, column) in square.iter().enumerate() {
+                    E::store::<S>(keys.add((d + i) * BLOCK_TOKENS), S::load(column.as_ptr()));
+                }
+                d += LANES;
+            }
+        }
+        for d in d..head_dim {
+            for i in 0..run.count {
+                *keys.add(d * BLOCK_TOKENS + run.token + i) = E::round(*from.add(i * args.k.stride + d));
+            }
+        }
+    }
+}
+
+/// Copies the values of some tokens of one block into it.
+#[inline(always)]
+unsafe fn append_values<S: Simd, E: Element>(args: &KvAppend<'_>, run: &Run, head: usize, values: *mut E) {
+    let head_dim = args.layout.head_dim;
+    for i in 0..run.count {
+        // SAFETY: the rows have `kv_heads * head_dim` floats; the values of a token are padded to whole registers.
+        unsafe {
+            let from = args.v.row(run.row + i).add(head * head_dim);
+            let to = values.add((run.token + i) * padded(head_dim));
+            let mut d = 0;
+            while d < head_dim {
+                E::store::<S>(to.add(d), load_up_to::<S>(from.add(d), head_dim - d));
+                d += LANES;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn append_any<S: Simd>(args: &KvAppend<'_>, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match args.layout.element {
+            KvElement::F32 => append::<S, f32>(args, rows),
+            KvElement::Bf16 => append::<S, bf16>(args, rows),
+            KvElement::F16 => append::<S, f16>(args, rows),
+        }
+    }
+}
+
+simd_dispatch! {
+    /// [`KvAppend`] of some rows of the step. Fastest when a range holds whole blocks.
+    pub(crate) fn kv_append(args: &KvAppend<'_>, rows: Range<usize>) = append_any
+}
+
+#[cfg(test)]
+mod tests;
