@@ -4,12 +4,24 @@
 //! op, compiled, replayed) is the backend's and the policy's business.
 #![forbid(unsafe_code)]
 
+mod build;
+mod columns;
+mod config_check;
+mod error;
 mod op;
+mod plan;
 mod program;
+mod text;
+mod validate;
 
+pub use error::ProgramError;
 pub use op::{AttentionShape, GdnShape, Op};
+pub use plan::{ACTIVATION_ALIGNMENT, ActivationPlan, Lifetime};
 pub use program::{
     BuildOptions, Node, Program, Rows, StateDef, StateId, StateKind, TensorDef, TensorId, View, WeightDef, WeightId,
     WeightKind, WeightPart,
 };
 pub use refrain_model::{Dtype, TensorView, WeightSource};
+
+#[cfg(test)]
+mod testing;

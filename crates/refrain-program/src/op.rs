@@ -299,4 +299,23 @@ impl Op {
             _ => None,
         }
     }
+
+    /// Whether it changes its state. Attention only reads the cache that [`Op::KvAppend`] has filled.
+    pub fn updates_state(&self) -> bool {
+        matches!(self, Op::GdnConv { .. } | Op::GdnScan { .. } | Op::KvAppend { .. })
+    }
+
+    /// Whether a view it writes may be one that it reads: true for the ops that work element by element or head by
+    /// head.
+    pub fn works_in_place(&self) -> bool {
+        matches!(
+            self,
+            Op::L2Norm { .. }
+                | Op::GatedRmsNorm { .. }
+                | Op::QkNormRope { .. }
+                | Op::SigmoidGate { .. }
+                | Op::SiluMul { .. }
+                | Op::Add { .. }
+        )
+    }
 }

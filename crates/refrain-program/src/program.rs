@@ -48,6 +48,18 @@ pub struct View {
     pub width: usize,
 }
 
+impl View {
+    /// The column behind the last.
+    pub fn end(self) -> usize {
+        self.column + self.width
+    }
+
+    /// Whether two views have a column in common.
+    pub fn overlaps(self, other: View) -> bool {
+        self.tensor == other.tensor && self.column < other.end() && other.column < self.end()
+    }
+}
+
 /// A weight as the ops see it: one array put together from rows of checkpoint tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightDef {
