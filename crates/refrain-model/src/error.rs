@@ -26,6 +26,24 @@ pub enum ModelError {
         /// What the parser said, with line and column.
         source: serde_json::Error,
     },
+    /// A text file is not UTF-8.
+    #[error("{}: not valid UTF-8 at byte {offset}", file.display())]
+    Utf8 {
+        /// The file.
+        file: PathBuf,
+        /// Where the first broken character starts.
+        offset: usize,
+    },
+    /// A text file is far larger than such a file ever is.
+    #[error("{}: {bytes} bytes, but such a file has at most {limit}", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size that is read.
+        limit: u64,
+    },
     /// A field has a value that can't be.
     #[error("{}: field `{field}`: {problem}", file.display())]
     Field {
