@@ -27,11 +27,23 @@ pub enum SimdLevel {
     Avx512,
 }
 
+impl std::fmt::Display for SimdLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            SimdLevel::Portable => "portable code",
+            SimdLevel::Avx2 => "avx2",
+            SimdLevel::Avx512 => "avx512",
+        })
+    }
+}
+
 /// Sixteen f32 lanes.
 #[allow(clippy::missing_safety_doc)] // one reason for all of them, in the module's documentation
 pub(crate) trait Simd: Copy + 'static {
     /// The register.
     type V: Copy;
+    /// How many [`Simd::V`] the processor's registers hold.
+    const REGISTERS: usize;
     /// All lanes the same.
     unsafe fn splat(value: f32) -> Self::V;
     /// 16 floats, unaligned.
@@ -46,6 +58,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// 16 bf16, rounded to nearest even.
     unsafe fn store_bf16(to: *mut u16, value: Self::V);
+    /// 16 pairs of bf16, unaligned: the first of every pair and the second of every pair.
+    unsafe fn load_bf16_pairs(from: *const u16) -> (Self::V, Self::V);
     /// 16 IEEE half floats.
     unsafe fn load_f16(from: *const u16) -> Self::V;
     /// 16 IEEE half floats, rounded to nearest even.

@@ -15,6 +15,7 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 // SAFETY: nothing here needs a special instruction; pointers are good for the lanes touched, as the trait asks.
 impl Simd for Portable {
     type V = [f32; LANES];
+    const REGISTERS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::V {
@@ -53,6 +54,12 @@ impl Simd for Portable {
             // SAFETY: 16 writable values by contract.
             unsafe { to.add(i).write_unaligned(bf16::from_f32(x).to_bits()) };
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> (Self::V, Self::V) {
+        // SAFETY: 32 readable values by contract.
+        let value = |i: usize| bf16::from_bits(unsafe { from.add(i).read_unaligned() }).to_f32();
+        (std::array::from_fn(|i| value(2 * i)), std::array::from_fn(|i| value(2 * i + 1)))
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self::V {

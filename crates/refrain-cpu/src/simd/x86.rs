@@ -85,6 +85,7 @@ unsafe fn largest256(x: __m256) -> f32 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type V = (__m256, __m256);
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::V {
@@ -129,6 +130,16 @@ impl Simd for Avx2 {
         unsafe {
             let packed = _mm256_packus_epi32(bf16_bits256(value.0), bf16_bits256(value.1));
             _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> (Self::V, Self::V) {
+        unsafe {
+            let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast()));
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let first = |bits| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits));
+            let second = |bits| _mm256_castsi256_ps(_mm256_and_si256(bits, upper));
+            ((first(low), first(high)), (second(low), second(high)))
         }
     }
     #[inline(always)]
@@ -184,6 +195,7 @@ impl Simd for Avx2 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx512 {
     type V = __m512;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::V {
@@ -219,6 +231,14 @@ impl Simd for Avx512 {
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> (Self::V, Self::V) {
+        unsafe {
+            let bits = _mm512_loadu_si512(from.cast());
+            let second = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)), _mm512_castsi512_ps(second))
         }
     }
     #[inline(always)]
