@@ -11,6 +11,7 @@ pub(crate) mod gdn_conv;
 pub(crate) mod gdn_scan;
 pub(crate) mod kv_cache;
 pub(crate) mod norm;
+mod tile;
 
 #[cfg(test)]
 mod testing;
