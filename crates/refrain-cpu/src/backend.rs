@@ -258,7 +258,7 @@ impl Run<'_> {
             None => self.step.tokens.len(),
         };
         let r = |view: View| places.rows(view);
-        // SAFETY (all calls): by the contract of this function; items write disjoint rows, heads or channels.
+        // SAFETY: all calls by the contract of this function; items write disjoint rows, heads or channels.
         unsafe {
             match *op {
                 Op::Embed { table, out } => {

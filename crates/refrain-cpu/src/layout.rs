@@ -4,7 +4,7 @@ use crate::kernels::attention::attention_scratch_floats;
 use crate::kernels::gdn_scan::{gdn_scan_scratch_floats, slot_floats};
 use crate::kernels::kv_cache::{KvElement, KvLayout};
 use crate::{CpuOptions, linear, matrix};
-use refrain_device::{BLOCK_TOKENS, Footprint, PoolSizes, StepLimits};
+use refrain_device::{Footprint, PoolSizes, StepLimits};
 use refrain_program::{ActivationPlan, Dtype, GdnShape, Op, Program, Rows, StateKind, TensorId, WeightKind};
 
 /// Everything in the arena begins at a multiple of a page, so that huge pages and streams don't overlap by accident.

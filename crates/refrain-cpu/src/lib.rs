@@ -3,7 +3,6 @@
 //! Weights are packed once at load ([`matrix`]), products read them through one driver ([`linear`]), everything else is
 //! in [`kernels`]; [`CpuBackend`] resolves a program to a list of calls and runs it on a fixed set of threads
 //! ([`pool`]). Results don't depend on the number of threads or on what else is in a step.
-#![allow(dead_code)]
 
 mod backend;
 mod isa;

@@ -133,7 +133,7 @@ pub(crate) unsafe fn pack_panel(matrix: &Matrix, source: &MatrixSource<'_>, inde
     let panel = matrix.panel(index).cast_mut();
     let inputs = matrix.inputs;
     let same = rows.iter().flatten().all(|row| row.dtype == matrix.dtype);
-    // SAFETY (all blocks): indices stay inside the panel.
+    // Indices stay inside the panel.
     match matrix.dtype {
         Dtype::Bf16 => {
             let padded = inputs.next_multiple_of(TILE_INPUTS);
