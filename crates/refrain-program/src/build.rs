@@ -102,7 +102,7 @@ impl<'a> Builder<'a> {
         let kind = WeightKind::Convolution { channels, taps: conv_kernel };
         let weight = self.weight("conv1d", kind, Dtype::F32, vec![part]);
         let kind = StateKind::ConvState { channels, taps: conv_kernel };
-        let state = self.state("conv", kind, self.options.activations);
+        let state = self.state("conv_state", kind, self.options.activations);
         self.push(Op::GdnConv { x: qkv, weight, state, kernel: conv_kernel, out: conv });
 
         let [q, k, v] = split(conv, [key_width, key_width, value_width]);
@@ -118,7 +118,7 @@ impl<'a> Builder<'a> {
 
         let out = self.tensor("gdn", Rows::Tokens, value_width);
         let kind = StateKind::GdnState { value_heads: num_value_heads, key_head_dim, value_head_dim };
-        let state = self.state("gdn", kind, Dtype::F32);
+        let state = self.state("gdn_state", kind, Dtype::F32);
         self.push(Op::GdnScan { q, k, v, beta, decay, state, shape, out });
 
         let weight = self.vector("gdn_norm", value_head_dim, "linear_attn.norm.weight");

@@ -89,4 +89,12 @@ pub enum ProgramError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// A pass failed, or gave an unsound program.
+    #[error("pass {pass}: {error}")]
+    Pass {
+        /// Its name.
+        pass: &'static str,
+        /// What is wrong.
+        error: Box<ProgramError>,
+    },
 }

@@ -7,13 +7,17 @@
 mod build;
 mod columns;
 mod config_check;
+mod cost;
 mod error;
 mod op;
+pub mod passes;
 mod plan;
 mod program;
+mod roofline;
 mod text;
 mod validate;
 
+pub use cost::{Cost, SCAN_CHUNK, StepShape};
 pub use error::ProgramError;
 pub use op::{AttentionShape, GdnShape, Op};
 pub use plan::{ACTIVATION_ALIGNMENT, ActivationPlan, Lifetime};
@@ -22,6 +26,7 @@ pub use program::{
     WeightKind, WeightPart,
 };
 pub use refrain_model::{Dtype, TensorView, WeightSource};
+pub use roofline::{Bound, Ceilings, Estimate, OpEstimate};
 
 #[cfg(test)]
 mod testing;

@@ -43,7 +43,7 @@ fn definitions_are_possible() {
         program.weights[0].parts[0].stride = 1;
     });
     damaged("is bf16, vectors and convolutions are kept in f32", |program| program.weights[1].dtype = Dtype::Bf16);
-    damaged("state \"layers.0.gdn\": is bf16", |program| program.states[1].dtype = Dtype::Bf16);
+    damaged("state \"layers.0.gdn_state\": is bf16", |program| program.states[1].dtype = Dtype::Bf16);
 }
 
 #[test]
@@ -71,10 +71,13 @@ fn operands_fit() {
     damaged("(linear): weight layers.0.in_proj is [1544, 256], expected [1543, 256]", |program| {
         edit!(program, Linear { out } => out.width -= 1);
     });
-    damaged("(gdn_conv): state layers.0.conv is conv [slot, 3, 1024], expected conv [slot, 4, 1024]", |program| {
-        program.weights[3].kind = WeightKind::Convolution { channels: 1024, taps: 5 };
-        edit!(program, GdnConv { kernel } => *kernel = 5);
-    });
+    damaged(
+        "(gdn_conv): state layers.0.conv_state is conv [slot, 3, 1024], expected conv [slot, 4, 1024]",
+        |program| {
+            program.weights[3].kind = WeightKind::Convolution { channels: 1024, taps: 5 };
+            edit!(program, GdnConv { kernel } => *kernel = 5);
+        },
+    );
     damaged("(l2_norm): width of x is 256, expected a multiple of its 3 heads", |program| {
         edit!(program, L2Norm { heads } => *heads = 3);
     });
@@ -88,9 +91,12 @@ fn operands_fit() {
     damaged("(gdn_scan): width of v is 511, expected 512", |program| {
         edit!(program, GdnScan { v } => v.width -= 1);
     });
-    damaged("(gdn_scan): state layers.0.conv is conv [slot, 3, 1024], expected gdn [slot, 4, 128, 128]", |program| {
-        edit!(program, GdnScan { state } => *state = StateId(0));
-    });
+    damaged(
+        "(gdn_scan): state layers.0.conv_state is conv [slot, 3, 1024], expected gdn [slot, 4, 128, 128]",
+        |program| {
+            edit!(program, GdnScan { state } => *state = StateId(0));
+        },
+    );
     damaged("(gated_rms_norm): weight layers.0.gdn_norm is [128], expected [256]", |program| {
         edit!(program, GatedRmsNorm { heads } => *heads = 2);
     });
@@ -143,7 +149,7 @@ fn states_are_updated_once_and_before_they_are_read() {
         let append = program.nodes.iter().position(|node| node.op.name() == "kv_append").unwrap();
         program.nodes.remove(append);
     });
-    damaged("(gdn_conv): state layers.0.conv is updated a second time", |program| {
+    damaged("(gdn_conv): state layers.0.conv_state is updated a second time", |program| {
         let conv = program.nodes.iter().position(|node| node.op.name() == "gdn_conv").unwrap();
         let again = program.nodes[conv].clone();
         program.nodes.insert(conv, again);
