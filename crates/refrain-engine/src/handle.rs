@@ -1,8 +1,15 @@
 //! The callers' side of the engine: submit requests, read their events, stop it.
 
-use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, SubmitError};
+use crate::runner::Runner;
+use crate::scheduler::Rank;
+use crate::shared::{Command, Life, Shared, Submission};
+use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
 use refrain_device::{Backend, DeviceInfo};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 /// Starts engines.
 #[derive(Debug)]
@@ -15,8 +22,27 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the settings contradict each other.
     pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHandle, EngineError> {
-        let _ = (backend, config);
-        todo!()
+        config.validate()?;
+        let shared = Arc::new(Shared::new(config, backend.device().clone()));
+        let (commands, received) = channel();
+        let (life, watched) = watch::channel(Life::Running);
+        let seen = Arc::clone(&shared);
+        std::thread::Builder::new().name("refrain-engine".to_owned()).spawn(move || {
+            let mut runner = Runner::new(backend, seen, received);
+            // Dropped before the runner, so that whoever finds a channel closed can see why.
+            let _last_words = LastWords(life);
+            runner.run();
+        })?;
+        Ok(EngineHandle { shared, commands, life: watched })
+    }
+}
+
+/// Says how the engine thread ended.
+struct LastWords(watch::Sender<Life>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        self.0.send_replace(if std::thread::panicking() { Life::Died } else { Life::Ended });
     }
 }
 
@@ -27,7 +53,7 @@ pub struct Load {
     pub running: usize,
     /// Requests that wait for their turn, preempted ones among them.
     pub waiting: usize,
-    /// Known tokens of the waiting requests.
+    /// Prompt tokens of the waiting requests.
     pub waiting_tokens: usize,
     /// KV blocks in use.
     pub kv_blocks_used: usize,
@@ -45,7 +71,11 @@ pub struct Load {
 
 /// The engine, from outside. All clones are the same engine.
 #[derive(Clone, Debug)]
-pub struct EngineHandle {}
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    life: watch::Receiver<Life>,
+}
 
 impl EngineHandle {
     /// Checks a request and puts it into the queue. Never waits.
@@ -53,72 +83,130 @@ impl EngineHandle {
     /// # Errors
     /// [`SubmitError`]; nothing of the request remains in the engine then.
     pub fn submit(&self, request: Request) -> Result<RequestStream, SubmitError> {
-        let _ = request;
-        todo!()
+        let config = &self.shared.config;
+        request.validate(config.vocab_size, config.max_model_len)?;
+        let priority = match config.scheduling_policy {
+            SchedulingPolicy::Fcfs => 0,
+            SchedulingPolicy::Priority => request.priority,
+        };
+        let (events, received) = unbounded_channel();
+        let prompt = request.prompt.len();
+
+        // The lock is held until the request is in the channel: numbers follow the order of arrival there, and nothing
+        // is accepted behind a shutdown.
+        let mut line = self.shared.line();
+        if !self.is_alive() {
+            return Err(if line.accepting { SubmitError::NotRunning } else { SubmitError::ShuttingDown });
+        } else if !line.accepting {
+            return Err(SubmitError::ShuttingDown);
+        }
+        line.admit(prompt, config).inspect_err(|_| self.shared.metrics.rejected())?;
+        let rank = Rank { priority, arrival: line.next_arrival };
+        let submission = Submission { rank, request, events, arrival: Instant::now() };
+        self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| SubmitError::NotRunning)?;
+        line.next_arrival += 1;
+        line.load.waiting += 1;
+        line.load.waiting_tokens += prompt;
+        self.shared.metrics.set_load(&line.load);
+        drop(line);
+        Ok(RequestStream {
+            rank,
+            events: received,
+            commands: self.commands.clone(),
+            life: self.life.clone(),
+            ended: false,
+            satisfied: false,
+        })
     }
 
     /// What the engine was started with.
     pub fn config(&self) -> &EngineConfig {
-        todo!()
+        &self.shared.config
     }
 
     /// The device it runs on.
     pub fn device(&self) -> &DeviceInfo {
-        todo!()
+        &self.shared.device
     }
 
-    /// What it has to do at the moment, as of the last step.
+    /// What it has to do at the moment, as of the last step. When a request's last event arrives, what it held is
+    /// already counted as free.
     pub fn load(&self) -> Load {
-        todo!()
+        self.shared.line().load
     }
 
     /// What it counts.
     pub fn metrics(&self) -> &EngineMetrics {
-        todo!()
+        &self.shared.metrics
     }
 
     /// Whether the engine thread runs. False after [`EngineHandle::stop`], after the last request of a
     /// [`EngineHandle::shutdown`], and after a bug has ended it.
     pub fn is_alive(&self) -> bool {
-        todo!()
+        *self.life.borrow() == Life::Running
     }
 
     /// Whether new requests are taken.
     pub fn is_accepting(&self) -> bool {
-        todo!()
+        self.shared.line().accepting && self.is_alive()
     }
 
     /// How long the present step has been running, if that is longer than 30 s and than five times the longest step so
     /// far: the device hangs.
     pub fn stuck(&self) -> Option<Duration> {
-        todo!()
+        self.shared.watch.stuck()
     }
 
     /// Takes no new requests, finishes all that were accepted, then ends the thread. Returns at once.
     pub fn shutdown(&self) {
-        todo!()
+        self.close(Command::Shutdown);
     }
 
-    /// Ends the thread at the next step; what is not finished fails with
-    /// [`crate::RequestFailure::ShuttingDown`]. Returns at once.
+    /// Ends the thread at the next step; what is not finished fails with [`RequestFailure::ShuttingDown`]. Returns at
+    /// once.
     pub fn stop(&self) {
-        todo!()
+        self.close(Command::Stop);
+    }
+
+    fn close(&self, command: Command) {
+        let mut line = self.shared.line();
+        line.accepting = false;
+        // An engine that has ended already has nothing left to close.
+        let _ = self.commands.send(command);
+    }
+
+    /// The thread's life, watched without keeping it alive.
+    #[cfg(test)]
+    pub(crate) fn life_for_tests(&self) -> watch::Receiver<Life> {
+        self.life.clone()
     }
 
     /// Waits until the thread has ended.
     pub async fn stopped(&self) {
-        todo!()
+        // An error means that the sender is gone, and so the thread.
+        let _ = self.life.clone().wait_for(|life| *life != Life::Running).await;
     }
 }
 
 /// The events of one request. Dropping it cancels the request within one step.
 #[derive(Debug)]
-pub struct RequestStream {}
+pub struct RequestStream {
+    rank: Rank,
+    events: UnboundedReceiver<Event>,
+    commands: Sender<Command>,
+    life: watch::Receiver<Life>,
+    ended: bool,
+    satisfied: bool,
+}
 
 impl RequestStream {
     /// The next event; `None` after [`Event::Finished`] or [`Event::Failed`], one of which always comes.
     pub async fn next(&mut self) -> Option<Event> {
-        todo!()
+        if self.ended {
+            return None;
+        }
+        let event = self.events.recv().await;
+        Some(self.seen(event))
     }
 
     /// The same for callers without an async runtime.
@@ -126,12 +214,35 @@ impl RequestStream {
     /// # Panics
     /// When called from inside an async task.
     pub fn blocking_next(&mut self) -> Option<Event> {
-        todo!()
+        if self.ended {
+            return None;
+        }
+        let event = self.events.blocking_recv();
+        Some(self.seen(event))
     }
 
     /// Ends the request because the caller has all it wanted (a stop string, say): like dropping the stream, but
     /// counted as finished by `stop` instead of as aborted.
-    pub fn finish(self) {
-        todo!()
+    pub fn finish(mut self) {
+        self.satisfied = true;
+    }
+
+    fn seen(&mut self, event: Option<Event>) -> Event {
+        // A channel that closes without a last word: the engine thread is gone.
+        let event = event.unwrap_or_else(|| {
+            let orderly = *self.life.borrow() == Life::Ended;
+            Event::Failed(if orderly { RequestFailure::ShuttingDown } else { RequestFailure::EngineDied })
+        });
+        self.ended = matches!(event, Event::Finished { .. } | Event::Failed(_));
+        event
+    }
+}
+
+impl Drop for RequestStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Without an engine there is nothing to cancel.
+            let _ = self.commands.send(Command::Cancel { rank: self.rank, satisfied: self.satisfied });
+        }
     }
 }

@@ -1,0 +1,301 @@
+//! The engine thread: takes commands, plans a step, has it executed, chooses tokens, sends events; again and again.
+
+mod active;
+mod build;
+#[cfg(test)]
+mod tests;
+
+use crate::sampling::Sampler;
+use crate::scheduler::{PlannedSegment, Rank, Sequence, State, StepPlan, plan};
+use crate::shared::{Command, Shared, Submission};
+use crate::{Event, RequestFailure};
+use active::{Active, End};
+use build::build_step;
+use refrain_device::{Backend, Step, StepLimits};
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+type Requests = HashMap<Rank, Active>;
+
+/// How much a new interval counts in the moving average of the time between finished requests.
+const NEW_WEIGHT: f64 = 0.1;
+
+/// Everything the engine thread owns.
+pub(crate) struct Runner {
+    backend: Box<dyn Backend>,
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    limits: StepLimits,
+    state: State,
+    requests: Requests,
+    sampler: Sampler,
+    step: Step,
+    /// Ended requests whose last event is sent once the load is published.
+    ended: Vec<(Active, End)>,
+    last_end: Option<Instant>,
+    draining: bool,
+    stopping: bool,
+}
+
+impl Runner {
+    /// A runner with nothing to do.
+    pub fn new(backend: Box<dyn Backend>, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
+        let (limits, pools) = (shared.config.step_limits(), shared.config.pools);
+        Self {
+            backend,
+            shared,
+            commands,
+            limits,
+            state: State::new(pools),
+            requests: Requests::new(),
+            sampler: Sampler::default(),
+            step: Step::default(),
+            ended: Vec::new(),
+            last_end: None,
+            draining: false,
+            stopping: false,
+        }
+    }
+
+    /// Works until it is told to end, or until nobody is left who could tell it anything.
+    pub fn run(&mut self) {
+        loop {
+            if self.requests.is_empty() {
+                self.last_end = None;
+                if self.draining {
+                    return;
+                }
+                match self.commands.recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => return,
+                }
+            }
+            loop {
+                match self.commands.try_recv() {
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                    // All streams are gone, and each has cancelled its request.
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if self.stopping {
+                let all: Vec<Rank> = self.requests.keys().copied().collect();
+                all.into_iter().for_each(|rank| self.end(rank, End::Failed(RequestFailure::ShuttingDown)));
+            } else if !self.requests.is_empty() {
+                self.execute_step();
+            }
+            self.publish();
+            if self.stopping {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => self.enter(*submission),
+            Command::Cancel { rank, satisfied } => self.end(rank, End::Cancelled { satisfied }),
+            Command::Shutdown => self.draining = true,
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn enter(&mut self, submission: Submission) {
+        let rank = submission.rank;
+        let active = Active::new(submission, &self.shared);
+        self.state.add(Sequence::new(rank, active.prompt, active.params.prompt_logprobs.is_some()));
+        self.requests.insert(rank, active);
+    }
+
+    /// Takes a request out and frees what it holds. Unknown ones have ended already.
+    fn end(&mut self, rank: Rank, end: End) {
+        if let Some(active) = self.requests.remove(&rank) {
+            self.state.remove(rank).expect("every request has its sequence");
+            self.ended.push((active, end));
+        }
+    }
+
+    /// Makes the load known, then sends the last events: whoever sees one finds the pools freed.
+    fn publish(&mut self) {
+        let now = Instant::now();
+        let mut line = self.shared.line();
+        for (active, end) in &self.ended {
+            if active.waiting {
+                line.load.waiting -= 1;
+                line.load.waiting_tokens -= active.prompt;
+            }
+            active.count_end(end, &self.shared.metrics);
+            if let Some(last) = self.last_end.replace(now) {
+                let interval = (now - last).as_secs_f64();
+                line.seconds_per_request += NEW_WEIGHT * (interval - line.seconds_per_request);
+            }
+        }
+        line.load.running = self.state.running.len();
+        line.load.kv_blocks_used = self.state.blocks.used();
+        line.load.slots_used = self.state.slots.used();
+        self.shared.metrics.set_load(&line.load);
+        drop(line);
+        for (active, end) in self.ended.drain(..) {
+            if let End::Failed(failure) = &end {
+                tracing::warn!(request = active.id, "request failed: {failure}");
+            }
+            if let Some(event) = end.event() {
+                active.send(event);
+            }
+        }
+    }
+
+    fn execute_step(&mut self) {
+        let plan = plan(&self.state, &self.limits);
+        self.state.apply(&plan);
+        self.note_moves(&plan);
+        self.publish();
+        build_step(&mut self.step, &plan, &mut self.state, &self.requests);
+
+        self.shared.watch.begin();
+        // A backend that panics leaves the states of this step's sequences undefined, as one that fails does; they are
+        // never read again. So going on is sound.
+        let call = AssertUnwindSafe((&mut *self.backend, &self.step));
+        let executed = catch_unwind(|| {
+            let AssertUnwindSafe((backend, step)) = { call };
+            backend.execute(step)
+        });
+        let wanted = self.step.logit_rows.len() * self.shared.config.vocab_size;
+        let logits = match executed {
+            Ok(Ok(logits)) if logits.len() == wanted => Ok(logits),
+            Ok(Ok(logits)) => Err(format!("it gave {} logits instead of {wanted}", logits.len())),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(panic) => Err(panic_message(panic.as_ref())),
+        };
+        let failed = logits.is_err();
+        let ends = match logits {
+            Ok(logits) => {
+                let mut rows =
+                    Rows { logits: logits.chunks_exact_mut(self.shared.config.vocab_size), now: Instant::now() };
+                let context = &mut Context {
+                    state: &mut self.state,
+                    requests: &mut self.requests,
+                    sampler: &mut self.sampler,
+                    shared: &self.shared,
+                };
+                plan.segments
+                    .iter()
+                    .filter_map(|segment| Some((segment.rank, context.take_rows(segment, &mut rows)?)))
+                    .collect()
+            }
+            Err(why) => {
+                tracing::error!(
+                    sequences = plan.segments.len(),
+                    tokens = self.step.tokens.len(),
+                    "a step failed: {why}"
+                );
+                let failure = End::Failed(RequestFailure::Device(why));
+                plan.segments.iter().map(|segment| (segment.rank, failure.clone())).collect::<Vec<_>>()
+            }
+        };
+        self.shared.watch.end();
+        self.shared.metrics.step(self.step.tokens.len(), failed);
+        self.shared.line().load.steps += 1;
+        ends.into_iter().for_each(|(rank, end)| self.end(rank, end));
+    }
+
+    /// Tells line, clocks and metrics who was preempted and who was admitted.
+    fn note_moves(&mut self, plan: &StepPlan) {
+        if plan.preempted.is_empty() && plan.admitted.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut line = self.shared.line();
+        for rank in &plan.preempted {
+            let active = self.requests.get_mut(rank).expect("every sequence has its request");
+            active.waiting = true;
+            active.clock.preemptions += 1;
+            line.load.waiting += 1;
+            line.load.waiting_tokens += active.prompt;
+            tracing::debug!(request = active.id, tokens = active.tokens.len(), "preempted: no free KV block");
+        }
+        for rank in &plan.admitted {
+            let active = self.requests.get_mut(rank).expect("every sequence has its request");
+            active.waiting = false;
+            active.clock.admitted(now);
+            line.load.waiting -= 1;
+            line.load.waiting_tokens -= active.prompt;
+        }
+        line.load.preemptions += plan.preempted.len() as u64;
+        self.shared.metrics.preempted(plan.preempted.len());
+    }
+}
+
+/// Rows of logits that are not taken yet, and when they came.
+struct Rows<'a> {
+    logits: std::slice::ChunksExactMut<'a, f32>,
+    now: Instant,
+}
+
+impl<'a> Rows<'a> {
+    fn next(&mut self) -> &'a mut [f32] {
+        self.logits.next().expect("a step gives as many rows as it was asked for")
+    }
+}
+
+/// What the results of a step are worked into, while the backend still lends its logits.
+struct Context<'a> {
+    state: &'a mut State,
+    requests: &'a mut Requests,
+    sampler: &'a mut Sampler,
+    shared: &'a Shared,
+}
+
+impl Context<'_> {
+    /// Takes the rows of one segment: sends prompt log-probabilities, and chooses the next token if it is due. Says how
+    /// the request ends, if it does.
+    fn take_rows(&mut self, segment: &PlannedSegment, rows: &mut Rows<'_>) -> Option<End> {
+        let sequence = self.state.running_mut(segment.rank).expect("a step's sequences run");
+        let active = self.requests.get_mut(&segment.rank).expect("every sequence has its request");
+        let prompt_rows = sequence.prompt_rows(segment.end());
+        sequence.advance(segment.end());
+
+        // All rows of the segment are taken, even after a failure: the next segment's come behind them.
+        let prompt_logits: Vec<&mut [f32]> = prompt_rows.clone().map(|_| rows.next()).collect();
+        let next_logits = (segment.end() == sequence.known).then(|| rows.next());
+        if !prompt_rows.is_empty() {
+            let top = active.params.prompt_logprobs.unwrap_or(0);
+            let tokens = active.tokens[prompt_rows.start + 1..].iter();
+            let logprobs = prompt_logits
+                .into_iter()
+                .zip(tokens)
+                .map(|(logits, &token)| self.sampler.prompt_logprobs(logits, token, top))
+                .collect::<Result<Vec<_>, _>>();
+            match logprobs {
+                Ok(logprobs) => active.send(Event::PromptLogprobs(logprobs)),
+                Err(failure) => return Some(End::Failed(failure)),
+            }
+        }
+
+        let logits = next_logits?;
+        let eos = &self.shared.config.eos_token_ids;
+        let output = &active.tokens[active.prompt..];
+        let (token, logprobs) = match self.sampler.sample(logits, &active.params, &active.sampling, output, eos) {
+            Ok(chosen) => chosen,
+            Err(failure) => return Some(End::Failed(failure)),
+        };
+        match active.clock.token(rows.now) {
+            None => self.shared.metrics.first_token(active.prompt, active.clock.until_first_token()),
+            Some(since_last) => self.shared.metrics.token(since_last),
+        }
+        active.send(Event::Token { token, logprobs });
+        let reason = active.push(token, eos);
+        sequence.known += 1;
+        reason.map(End::Finished)
+    }
+}
+
+/// What a panic said.
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", said.unwrap_or("without a message"))
+}

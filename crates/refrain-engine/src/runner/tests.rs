@@ -1,0 +1,421 @@
+//! The whole engine on a model that notices every mistake of scheduling.
+
+mod hash_model;
+
+use crate::{
+    Engine, EngineConfig, EngineHandle, Event, FinishReason, PositionLogprobs, Request, RequestFailure, RequestStream,
+    SamplingParams, SchedulingPolicy, SubmitError,
+};
+use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, NOT_FINITE, PANICS, VOCAB, reference};
+use proptest::prelude::*;
+use refrain_device::{PoolSizes, Step};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+fn config(max_num_seqs: usize, blocks: usize) -> EngineConfig {
+    EngineConfig {
+        max_num_seqs,
+        max_num_batched_tokens: max_num_seqs + 100,
+        max_model_len: 256,
+        pools: PoolSizes { blocks, slots: max_num_seqs },
+        scheduling_policy: SchedulingPolicy::Fcfs,
+        max_num_queued_reqs: None,
+        max_num_queued_tokens: None,
+        eos_token_ids: vec![EOS],
+        vocab_size: VOCAB,
+        seed: 1,
+    }
+}
+
+fn start(config: EngineConfig) -> EngineHandle {
+    let backend = HashModel::new(config.step_limits(), config.pools, None);
+    Engine::start(Box::new(backend), config).unwrap()
+}
+
+/// An engine that shows each step and executes it when it gets a permit.
+fn start_gated(config: EngineConfig) -> (EngineHandle, Receiver<Step>, Sender<()>) {
+    let (steps, seen) = channel();
+    let (permit, permits) = channel();
+    let backend = HashModel::new(config.step_limits(), config.pools, Some(Gate { steps, permits }));
+    (Engine::start(Box::new(backend), config).unwrap(), seen, permit)
+}
+
+fn request(prompt: Vec<u32>, sampling: SamplingParams) -> Request {
+    Request { id: "test".to_owned(), prompt, sampling, priority: 0 }
+}
+
+fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    let sampling = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() };
+    request(prompt, sampling)
+}
+
+/// Everything that a client sees.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Answer {
+    tokens: Vec<u32>,
+    logprobs: Vec<PositionLogprobs>,
+    prompt_logprobs: Vec<PositionLogprobs>,
+    end: Option<Result<FinishReason, RequestFailure>>,
+}
+
+fn answer(mut stream: RequestStream) -> Answer {
+    let mut answer = Answer::default();
+    while let Some(event) = stream.blocking_next() {
+        assert!(answer.end.is_none(), "an event after the last");
+        match event {
+            Event::PromptLogprobs(logprobs) => {
+                assert!(answer.tokens.is_empty(), "prompt log-probabilities come before the tokens");
+                answer.prompt_logprobs.extend(logprobs);
+            }
+            Event::Token { token, logprobs } => {
+                answer.tokens.push(token);
+                answer.logprobs.extend(logprobs);
+            }
+            Event::Finished { reason, .. } => answer.end = Some(Ok(reason)),
+            Event::Failed(failure) => answer.end = Some(Err(failure)),
+        }
+    }
+    answer
+}
+
+fn nothing_is_held(engine: &EngineHandle) {
+    let load = engine.load();
+    let held = (load.running, load.waiting, load.waiting_tokens, load.kv_blocks_used, load.slots_used);
+    assert_eq!(held, (0, 0, 0, 0, 0));
+}
+
+fn greedy_reference(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..max_tokens {
+        let logits = reference(&tokens, prompt.len());
+        let best = (0..VOCAB).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        tokens.push(best as u32);
+    }
+    tokens.split_off(prompt.len())
+}
+
+fn requests() -> impl Strategy<Value = Request> {
+    let sampling = (
+        prop_oneof![Just(0.0f32), 0.3f32..1.5],
+        prop_oneof![Just(1.0f32), 0.3f32..1.0],
+        0u32..8,
+        prop_oneof![Just(1.0f32), 0.8f32..1.4],
+        1usize..60,
+        prop::option::of(0usize..4),
+        prop::option::weighted(0.3, 0usize..4),
+        prop::collection::vec(1u32..40, 0..2),
+    );
+    (prop::collection::vec(0..KILLS, 1..180), sampling, any::<u64>(), -1i32..2).prop_map(
+        |(
+            prompt,
+            (temperature, top_p, top_k, repetition_penalty, max, logprobs, prompt_logprobs, stops),
+            seed,
+            priority,
+        )| {
+            let sampling = SamplingParams {
+                temperature,
+                top_p,
+                top_k,
+                repetition_penalty,
+                frequency_penalty: repetition_penalty - 1.0,
+                seed: Some(seed),
+                max_tokens: max,
+                min_tokens: max / 4,
+                stop_token_ids: stops,
+                logprobs,
+                prompt_logprobs,
+                ..SamplingParams::default()
+            };
+            Request { priority, ..request(prompt, sampling) }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    /// Random mixes in a pool that holds about two of them, with some clients going away: every answer is, event for
+    /// event, that of the same request alone in a large engine.
+    #[test]
+    fn batched_is_alone(
+        requests in prop::collection::vec((requests(), prop::option::weighted(0.2, 0usize..10)), 1..14),
+        (max_num_seqs, blocks, priority) in (1usize..6, 16usize..30, any::<bool>()),
+    ) {
+        let policy = if priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs };
+        let engine = start(EngineConfig { scheduling_policy: policy, ..config(max_num_seqs, blocks) });
+        let streams: Vec<_> = requests.iter().map(|(request, _)| engine.submit(request.clone()).unwrap()).collect();
+        let mut answers = Vec::new();
+        for (mut stream, (_, leaves_after)) in streams.into_iter().zip(&requests) {
+            match leaves_after {
+                Some(events) => {
+                    (0..*events).for_each(|_| drop(stream.blocking_next()));
+                    answers.push(None);
+                }
+                None => answers.push(Some(answer(stream))),
+            }
+        }
+        engine.shutdown();
+        for ((request, _), answer_batched) in requests.into_iter().zip(answers) {
+            let Some(batched) = answer_batched else { continue };
+            let large = start(EngineConfig { max_num_batched_tokens: 1000, ..config(4, 64) });
+            let alone = answer(large.submit(request.clone()).unwrap());
+            prop_assert!(matches!(batched.end, Some(Ok(_))));
+            let wanted = request.sampling.prompt_logprobs.map_or(0, |_| request.prompt.len() - 1);
+            prop_assert_eq!(batched.prompt_logprobs.len(), wanted);
+            prop_assert_eq!(batched, alone);
+        }
+    }
+}
+
+#[test]
+fn the_answer_is_that_of_the_definition_also_after_preemptions() {
+    let engine = start(config(4, 17));
+    let prompts: Vec<Vec<u32>> = (0..6).map(|i| (0..40 + i).map(|j| (i * 7 + j * 3) % 40 + 1).collect()).collect();
+    let streams: Vec<_> = prompts.iter().map(|prompt| engine.submit(greedy(prompt.clone(), 90)).unwrap()).collect();
+    for (prompt, stream) in prompts.iter().zip(streams) {
+        let answer = answer(stream);
+        assert_eq!(answer.tokens, greedy_reference(prompt, 90));
+        assert_eq!(answer.end, Some(Ok(FinishReason::Length)));
+    }
+    assert!(engine.load().preemptions > 0, "the pool was meant to be too small");
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn prompt_logprobs_are_those_of_the_definition() {
+    let prompt: Vec<u32> = (0..150).map(|i| i % 40 + 1).collect();
+    let sampling = SamplingParams { prompt_logprobs: Some(1), max_tokens: 1, ..SamplingParams::default() };
+    let answer = answer(start(config(1, 16)).submit(request(prompt.clone(), sampling)).unwrap());
+    for (position, got) in answer.prompt_logprobs.iter().enumerate() {
+        let logits = reference(&prompt[..=position], prompt.len());
+        let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let want = f64::from(logits[prompt[position + 1] as usize]) - total.ln();
+        assert_eq!(got.chosen.token, prompt[position + 1]);
+        assert!((f64::from(got.chosen.logprob) - want).abs() < 1e-4, "position {position}");
+    }
+    assert_eq!(answer.prompt_logprobs.len(), 149);
+}
+
+#[test]
+fn answers_end_for_each_reason() {
+    let engine = start(config(4, 64));
+    let prompt = vec![5; 20];
+    let free = greedy_reference(&prompt, 200);
+    let sampling = SamplingParams { temperature: 0.0, max_tokens: 1000, ..SamplingParams::default() };
+    let run = |sampling: SamplingParams| answer(engine.submit(request(prompt.clone(), sampling)).unwrap());
+
+    let place = free.iter().position(|&token| token == EOS).expect("the model does end answers");
+    let ended = run(sampling.clone());
+    assert_eq!((ended.tokens.as_slice(), ended.end), (&free[..=place], Some(Ok(FinishReason::EndOfSequence))));
+
+    let stopped = run(SamplingParams { stop_token_ids: vec![free[2]], ignore_eos: true, ..sampling.clone() });
+    let first = free.iter().position(|&token| token == free[2]).unwrap();
+    assert_eq!(stopped.tokens, &free[..=first]);
+    assert_eq!(stopped.end, Some(Ok(FinishReason::StopToken(free[2]))));
+
+    // 256 tokens of context, 20 of them prompt.
+    let long = run(SamplingParams { ignore_eos: true, ..sampling.clone() });
+    assert_eq!((long.tokens.len(), long.end), (236, Some(Ok(FinishReason::Length))));
+
+    let late = run(SamplingParams { min_tokens: place + 5, ..sampling });
+    assert!(late.tokens.len() >= place + 5 && !late.tokens[..place + 5].contains(&EOS));
+    nothing_is_held(&engine);
+}
+
+/// Sequences in a step, by slot.
+fn slots(step: &Step) -> Vec<u32> {
+    step.segments.iter().map(|segment| segment.slot).collect()
+}
+
+#[test]
+fn a_dropped_stream_is_out_of_the_next_step() {
+    let (engine, steps, permit) = start_gated(config(2, 32));
+    let kept = engine.submit(greedy(vec![1; 10], 5)).unwrap();
+    let mut dropped = engine.submit(greedy(vec![2; 10], 1000)).unwrap();
+    let waiting = engine.submit(greedy(vec![3; 10], 1000)).unwrap();
+    // The first step may hold one or two of them, depending on when the thread looked.
+    let both = std::iter::repeat_with(|| {
+        let step = steps.recv().unwrap();
+        if step.segments.len() < 2 {
+            permit.send(()).unwrap();
+        }
+        step
+    })
+    .find(|step| step.segments.len() == 2);
+    assert!(both.is_some());
+    permit.send(()).unwrap();
+    assert!(dropped.blocking_next().is_some());
+
+    // The next step may be under way already; the one after it must be without the dropped one. The waiting one goes
+    // too, so that it doesn't take the place.
+    let under_way = steps.recv().unwrap();
+    assert_eq!(under_way.segments.len(), 2);
+    drop(dropped);
+    drop(waiting);
+    permit.send(()).unwrap();
+    assert_eq!(slots(&steps.recv().unwrap()), [0]);
+    let load = engine.load();
+    assert_eq!((load.running, load.slots_used, load.kv_blocks_used, load.waiting), (1, 1, 1, 0));
+    drop((permit, steps));
+    assert_eq!(answer(kept).tokens, greedy_reference(&[1; 10], 5));
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn a_device_failure_or_panic_ends_only_the_requests_of_its_step() {
+    for (trouble, message) in
+        [(FAILS, "invalid step: a test asked for it"), (PANICS, "it panicked: a kernel has a bug")]
+    {
+        // One at a time, so that the others are not in the step that fails.
+        let engine = start(config(1, 16));
+        let streams: Vec<_> =
+            [1, trouble, 2].iter().map(|&token| engine.submit(greedy(vec![token; 70], 20)).unwrap()).collect();
+        let answers: Vec<_> = streams.into_iter().map(answer).collect();
+        assert_eq!(answers[0].tokens, greedy_reference(&[1; 70], 20));
+        assert_eq!(answers[1].end, Some(Err(RequestFailure::Device(message.to_owned()))));
+        assert_eq!(answers[2].tokens, greedy_reference(&[2; 70], 20));
+        assert!(engine.is_alive() && engine.is_accepting());
+        nothing_is_held(&engine);
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_fail_one_request_of_a_step() {
+    let (engine, steps, permit) = start_gated(config(3, 48));
+    // Held in its first step, the engine collects the other two and runs them together.
+    let streams: Vec<_> =
+        [1, NOT_FINITE, 2].iter().map(|&token| engine.submit(greedy(vec![token; 30], 20)).unwrap()).collect();
+    steps.recv().unwrap();
+    drop((permit, steps));
+    let answers: Vec<_> = streams.into_iter().map(answer).collect();
+    assert_eq!(answers[1].end, Some(Err(RequestFailure::NotFinite)));
+    assert_eq!(answers[0].tokens, greedy_reference(&[1; 30], 20));
+    assert_eq!(answers[2].tokens, greedy_reference(&[2; 30], 20));
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn a_full_queue_refuses_and_says_when_to_come_back() {
+    let limited = EngineConfig { max_num_queued_reqs: Some(2), max_num_queued_tokens: Some(100), ..config(1, 16) };
+    let (engine, steps, permit) = start_gated(limited);
+    let running = engine.submit(greedy(vec![1; 30], 5)).unwrap();
+    steps.recv().unwrap();
+    let first = engine.submit(greedy(vec![2; 60], 5)).unwrap();
+    let too_long = engine.submit(greedy(vec![3; 41], 5)).unwrap_err();
+    assert!(matches!(too_long, SubmitError::QueueFull { waiting: 1, waiting_tokens: 60, .. }), "{too_long:?}");
+    let second = engine.submit(greedy(vec![3; 40], 5)).unwrap();
+    let too_many = engine.submit(greedy(vec![4; 1], 5)).unwrap_err();
+    match too_many {
+        SubmitError::QueueFull { waiting: 2, waiting_tokens: 100, retry_after } => {
+            assert!((1..=60).contains(&retry_after.as_secs()));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop((permit, steps));
+    for (stream, token, length) in [(running, 1, 30), (first, 2, 60), (second, 3, 40)] {
+        assert_eq!(answer(stream).tokens, greedy_reference(&vec![token; length], 5));
+    }
+    assert!(engine.submit(greedy(vec![4; 1], 5)).is_ok());
+}
+
+#[test]
+fn bad_requests_are_refused_and_leave_nothing() {
+    let engine = start(config(1, 16));
+    assert_eq!(engine.submit(greedy(vec![], 5)).unwrap_err(), SubmitError::EmptyPrompt);
+    assert!(matches!(
+        engine.submit(greedy(vec![1; 256], 5)),
+        Err(SubmitError::PromptTooLong { prompt_tokens: 256, .. })
+    ));
+    assert!(matches!(engine.submit(greedy(vec![50], 5)), Err(SubmitError::TokenOutsideVocabulary { token: 50, .. })));
+    assert!(matches!(engine.submit(greedy(vec![1], 0)), Err(SubmitError::InvalidSampling { param: "max_tokens", .. })));
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn shutdown_finishes_what_was_accepted() {
+    let engine = start(config(1, 16));
+    let streams: Vec<_> = (1..4).map(|token| engine.submit(greedy(vec![token; 70], 30)).unwrap()).collect();
+    engine.shutdown();
+    assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::ShuttingDown);
+    assert!(!engine.is_accepting());
+    for (token, stream) in (1..4).zip(streams) {
+        assert_eq!(answer(stream).tokens, greedy_reference(&[token; 70], 30));
+    }
+    wait_for_end(&engine);
+}
+
+#[test]
+fn stop_fails_what_is_left() {
+    let (engine, steps, permit) = start_gated(config(1, 16));
+    let streams: Vec<_> = (1..4).map(|token| engine.submit(greedy(vec![token; 70], 1000)).unwrap()).collect();
+    steps.recv().unwrap();
+    engine.stop();
+    drop((permit, steps));
+    for stream in streams {
+        assert_eq!(answer(stream).end, Some(Err(RequestFailure::ShuttingDown)));
+    }
+    wait_for_end(&engine);
+    assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::ShuttingDown);
+    nothing_is_held(&engine);
+}
+
+fn wait_for_end(engine: &EngineHandle) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), engine.stopped()).await }).unwrap();
+    assert!(!engine.is_alive());
+}
+
+#[test]
+fn the_thread_ends_when_nobody_is_left() {
+    let engine = start(config(1, 16));
+    let watcher = engine.clone();
+    let stream = engine.submit(greedy(vec![1; 5], 1000)).unwrap();
+    let life = watcher.life_for_tests();
+    drop((engine, watcher, stream));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let ended = async { life.clone().wait_for(|life| *life != crate::shared::Life::Running).await.map(|_| ()) };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), ended).await }).unwrap().unwrap();
+}
+
+#[test]
+fn a_dead_engine_says_so_and_every_stream_ends() {
+    let (engine, steps, permit) = start_gated(config(1, 16));
+    let streams = [1, 2].map(|_| engine.submit(greedy(vec![KILLS; 5], 5)).unwrap());
+    drop((permit, steps));
+    for stream in streams {
+        assert_eq!(answer(stream).end, Some(Err(RequestFailure::EngineDied)));
+    }
+    wait_for_end(&engine);
+    assert!(!engine.is_accepting());
+    assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::NotRunning);
+}
+
+#[test]
+fn metrics_count_what_happened() {
+    let (engine, steps, permit) = start_gated(config(2, 32));
+    let mut satisfied = engine.submit(greedy(vec![1; 10], 200)).unwrap();
+    permit.send(()).unwrap();
+    assert!(satisfied.blocking_next().is_some());
+    satisfied.finish();
+    drop((permit, steps));
+    let streams = [3, 4].map(|max| engine.submit(greedy(vec![1; 10], max)).unwrap());
+    streams.into_iter().for_each(|stream| drop(answer(stream)));
+    engine.shutdown();
+    wait_for_end(&engine);
+    let mut registry = prometheus_client::registry::Registry::default();
+    engine.metrics().register(&mut registry, "hash");
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "vllm:prompt_tokens_total{model_name=\"hash\"} 30",
+        "vllm:request_success_total{model_name=\"hash\",finished_reason=\"length\"} 2",
+        "vllm:request_success_total{model_name=\"hash\",finished_reason=\"stop\"} 1",
+        "vllm:request_success_total{model_name=\"hash\",finished_reason=\"abort\"} 0",
+        "vllm:time_to_first_token_seconds_count{model_name=\"hash\"} 3",
+        "vllm:num_requests_running{model_name=\"hash\"} 0",
+        "vllm:num_requests_waiting{model_name=\"hash\"} 0",
+        "refrain:state_slots_used{model_name=\"hash\"} 0",
+        "refrain:state_slots{model_name=\"hash\"} 2",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
+    }
+}

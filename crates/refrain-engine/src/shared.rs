@@ -1,0 +1,174 @@
+//! What the callers' side and the engine thread both see.
+
+use crate::scheduler::Rank;
+use crate::{EngineConfig, EngineMetrics, Event, Load, Request, SubmitError};
+use refrain_device::DeviceInfo;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What callers tell the engine thread.
+pub(crate) enum Command {
+    /// A request that was accepted.
+    Submit(Box<Submission>),
+    /// Its client is gone, or has what it wanted (`satisfied`).
+    Cancel {
+        /// The request.
+        rank: Rank,
+        /// Counted as finished, not as aborted.
+        satisfied: bool,
+    },
+    /// End when there is nothing left to do.
+    Shutdown,
+    /// End now.
+    Stop,
+}
+
+/// An accepted request on its way to the engine thread.
+pub(crate) struct Submission {
+    /// Its name and place in line.
+    pub rank: Rank,
+    /// The request.
+    pub request: Request,
+    /// Where its events go. The channel has no bound of its own: a request sends at most `max_tokens` tokens, so that a
+    /// client that doesn't read costs no more than the answer it asked for, and never holds up the others.
+    pub events: UnboundedSender<Event>,
+    /// When it arrived.
+    pub arrival: Instant,
+}
+
+/// How the engine thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It runs.
+    Running,
+    /// It ended as it was told to.
+    Ended,
+    /// It panicked.
+    Died,
+}
+
+/// The line of requests, seen from the door.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Whether new requests are taken.
+    pub accepting: bool,
+    /// Number of the next request.
+    pub next_arrival: u64,
+    /// How much there is to do. `waiting` counts requests from their submission on.
+    pub load: Load,
+    /// Moving average of the time between two requests that finish, in seconds.
+    pub seconds_per_request: f64,
+}
+
+impl Line {
+    /// Whether a request of `prompt` tokens may join. One that finds a free seat is not queued, so an idle engine takes
+    /// as many at once as it can run.
+    pub fn admit(&self, prompt: usize, config: &EngineConfig) -> Result<(), SubmitError> {
+        let Load { running, waiting, waiting_tokens, .. } = self.load;
+        if waiting == 0 || running + waiting < config.max_num_seqs {
+            return Ok(());
+        }
+        let full = config.max_num_queued_reqs.is_some_and(|most| waiting >= most)
+            || config.max_num_queued_tokens.is_some_and(|most| waiting_tokens + prompt > most);
+        if !full {
+            return Ok(());
+        }
+        let half = (self.seconds_per_request * waiting as f64 / 2.0).ceil().clamp(1.0, 60.0);
+        Err(SubmitError::QueueFull { waiting, waiting_tokens, retry_after: Duration::from_secs_f64(half) })
+    }
+}
+
+/// State shared between the callers and the engine thread.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// What the engine was started with.
+    pub config: EngineConfig,
+    /// The device it runs on.
+    pub device: DeviceInfo,
+    /// What it counts.
+    pub metrics: EngineMetrics,
+    /// The watch on the steps.
+    pub watch: StepWatch,
+    line: Mutex<Line>,
+}
+
+impl Shared {
+    /// An engine with nothing to do.
+    pub fn new(config: EngineConfig, device: DeviceInfo) -> Self {
+        let load = Load { kv_blocks_total: config.pools.blocks, slots_total: config.pools.slots, ..Load::default() };
+        Self {
+            metrics: EngineMetrics::new(config.max_model_len),
+            config,
+            device,
+            watch: StepWatch::new(),
+            line: Mutex::new(Line { accepting: true, next_arrival: 0, load, seconds_per_request: 0.0 }),
+        }
+    }
+
+    /// The line. A panic while somebody held it left counters only, which are whole at any time.
+    pub fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Notices when a step doesn't end.
+#[derive(Debug)]
+pub(crate) struct StepWatch {
+    epoch: Instant,
+    /// Milliseconds since the epoch at which the present step began, plus 1; 0 between steps.
+    began: AtomicU64,
+    /// Milliseconds of the longest step so far.
+    longest: AtomicU64,
+}
+
+impl StepWatch {
+    fn new() -> Self {
+        Self { epoch: Instant::now(), began: AtomicU64::new(0), longest: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// A step begins.
+    pub fn begin(&self) {
+        self.began.store(self.now() + 1, Relaxed);
+    }
+
+    /// The step has ended.
+    pub fn end(&self) {
+        let began = self.began.swap(0, Relaxed);
+        self.longest.fetch_max((self.now() + 1).saturating_sub(began), Relaxed);
+    }
+
+    /// How long the present step has run, if that is far too long.
+    pub fn stuck(&self) -> Option<Duration> {
+        let began = self.began.load(Relaxed).checked_sub(1)?;
+        let elapsed = Duration::from_millis(self.now().saturating_sub(began));
+        too_long(elapsed, Duration::from_millis(self.longest.load(Relaxed))).then_some(elapsed)
+    }
+}
+
+fn too_long(elapsed: Duration, longest: Duration) -> bool {
+    elapsed > Duration::from_secs(30).max(longest * 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_stuck_after_30_s_and_five_times_the_longest() {
+        let seconds = Duration::from_secs;
+        assert!(!too_long(seconds(30), seconds(0)));
+        assert!(too_long(seconds(31), seconds(6)));
+        assert!(!too_long(seconds(31), seconds(7)));
+        let watch = StepWatch::new();
+        watch.begin();
+        assert_eq!(watch.stuck(), None);
+        watch.end();
+        assert_eq!(watch.began.load(Relaxed), 0);
+    }
+}
