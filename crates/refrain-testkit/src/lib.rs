@@ -1,0 +1,66 @@
+//! What integration tests share: goldens, checkpoints with random weights, a Python of their own. A dev-dependency only.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod difference;
+mod evals;
+mod golden;
+mod python;
+
+pub use checkpoint::{checkpoint, random_checkpoint};
+pub use difference::Difference;
+pub use evals::{Eval, tinytales_evals};
+pub use golden::{Golden, GoldenPrompt, TOP};
+pub use python::python;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Root of the repository.
+pub fn workspace_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/refrain-testkit").to_owned()
+}
+
+/// The build's target folder, found from where the running test lies: `target/debug/deps/test-...`.
+pub fn target_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    test.ancestors().nth(3).expect("target/profile/deps/test").to_owned()
+}
+
+/// Says past the capture of test output that a test was skipped and why; where `CI` is set nothing may be skipped, so
+/// it panics there.
+pub fn skip(what: &str, why: &str) {
+    let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    // The macros are captured for passing tests, the stream itself is not.
+    let _ = std::io::stderr().write_all(skip_message(what, why, ci).as_bytes());
+}
+
+fn skip_message(what: &str, why: &str, ci: bool) -> String {
+    assert!(!ci, "{what} can't run, and with CI set nothing is skipped: {why}");
+    format!("\nSKIPPED {what}: {why}\n\n")
+}
+
+/// Runs `body` while no other test process does so for the same name.
+pub(crate) fn locked<T>(name: &str, body: impl FnOnce() -> T) -> T {
+    let path = target_dir().join(format!("{name}.lock"));
+    let lock = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    lock.lock().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    body()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipping_says_why() {
+        assert_eq!(skip_message("x", "no Python", false), "\nSKIPPED x: no Python\n\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing is skipped: no Python")]
+    fn nothing_is_skipped_in_ci() {
+        skip_message("x", "no Python", true);
+    }
+}
