@@ -5,5 +5,5 @@ pub mod api;
 pub mod http;
 pub mod text;
 
-pub use http::{AppState, Listener, ServeOptions, ServerConfig, router, serve};
+pub use http::{AppState, ConfigError, Listener, ServeOptions, ServerConfig, router, serve};
 pub use text::{GenerateRequest, Prompt, SamplingDefaults, TextEngine, TextError, TextEvent, TextStream};

@@ -1,7 +1,12 @@
 //! What all handlers share.
 
+use crate::api::{ApiError, clip};
 use crate::text::TextEngine;
+use axum::http::StatusCode;
+use prometheus_client::registry::Registry;
 use refrain_engine::EngineHandle;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -33,6 +38,46 @@ pub struct ServerConfig {
     pub version: String,
 }
 
+/// A setting of the server has a value that can't be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {message}")]
+pub struct ConfigError {
+    /// The field of [`ServerConfig`].
+    pub setting: &'static str,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl ServerConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the first setting that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |setting, message: String| Err(ConfigError { setting, message });
+        if self.served_model_names.is_empty() || self.served_model_names.iter().any(String::is_empty) {
+            return wrong("served_model_names", "at least one name is needed, and none may be empty".to_owned());
+        }
+        // A header can't carry anything else.
+        let is_key = |key: &String| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+        if !self.api_keys.iter().all(is_key) {
+            return wrong("api_keys", "a key must have visible ASCII characters only, and at least one".to_owned());
+        }
+        let is_origin = |origin: &&String| *origin == "*" || origin.contains("://") && is_key(origin);
+        if let Some(origin) = self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            return wrong(
+                "allowed_origins",
+                format!("{origin:?} is no origin: give for example https://example.com, or *"),
+            );
+        }
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+        if !self.root_path.bytes().all(is_plain) {
+            return wrong("root_path", format!("{:?} is no path: give for example /llm", self.root_path));
+        }
+        Ok(())
+    }
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
@@ -57,6 +102,9 @@ pub struct AppState {
     pub(crate) config: ServerConfig,
     /// Unix seconds of the start.
     pub(crate) created: u64,
+    /// `system_fingerprint` of all answers: the same model and settings give the same answers.
+    pub(crate) fingerprint: String,
+    metrics: Registry,
     draining: AtomicBool,
     /// Requests for text that are being answered.
     in_flight: watch::Sender<usize>,
@@ -65,11 +113,21 @@ pub struct AppState {
 impl AppState {
     /// State of a server that is ready.
     ///
-    /// # Panics
-    /// When `served_model_names` is empty.
-    pub fn new(text: TextEngine, config: ServerConfig) -> Self {
-        assert!(!config.served_model_names.is_empty(), "a server needs a model name");
-        Self { text, config, created: unix_now(), draining: AtomicBool::new(false), in_flight: watch::Sender::new(0) }
+    /// # Errors
+    /// [`ConfigError`] naming the setting that can't be.
+    pub fn new(text: TextEngine, config: ServerConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut metrics = Registry::default();
+        text.engine().metrics().register(&mut metrics, &config.served_model_names[0]);
+        Ok(Self {
+            fingerprint: fingerprint(&text, &config),
+            text,
+            config,
+            created: unix_now(),
+            metrics,
+            draining: AtomicBool::new(false),
+            in_flight: watch::Sender::new(0),
+        })
     }
 
     /// The text engine that answers.
@@ -85,6 +143,34 @@ impl AppState {
     /// Name of the model in answers.
     pub fn model_name(&self) -> &str {
         &self.config.served_model_names[0]
+    }
+
+    /// Refuses names that are not served.
+    pub(crate) fn check_model(&self, name: Option<&str>) -> Result<(), ApiError> {
+        let served = &self.config.served_model_names;
+        match name {
+            Some(name) if !served.iter().any(|known| known == name) => {
+                let message =
+                    format!("The model `{}` does not exist; this server has: {}", clip(name), served.join(", "));
+                let error = ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", message);
+                Err(ApiError { param: Some("model".to_owned()), ..error.code("model_not_found") })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub(crate) fn metrics_text(&self) -> Result<String, ApiError> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.metrics)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        Ok(text)
+    }
+
+    /// Whether the engine works, or has ended because it was told to.
+    pub(crate) fn is_live(&self) -> bool {
+        let engine = self.engine();
+        (engine.is_alive() || self.is_draining()) && engine.stuck().is_none()
     }
 
     /// Requests for text that are being answered.
@@ -110,19 +196,27 @@ impl AppState {
     }
 
     /// Counts a request for text until the guard is dropped.
-    pub(crate) fn enter(self: &std::sync::Arc<Self>) -> InFlight {
+    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.send_modify(|count| *count += 1);
         InFlight(self.clone())
     }
 }
 
 /// One request for text that is being answered.
-pub(crate) struct InFlight(std::sync::Arc<AppState>);
+pub(crate) struct InFlight(Arc<AppState>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.send_modify(|count| *count -= 1);
     }
+}
+
+/// Differs when the program, the model or what it computes with differ.
+fn fingerprint(text: &TextEngine, config: &ServerConfig) -> String {
+    let mut hasher = DefaultHasher::new();
+    let engine = text.engine();
+    (&config.version, &config.model_root, &config.served_model_names[0], &engine.device().compute).hash(&mut hasher);
+    format!("refrain-{}-{:08x}", config.version, hasher.finish() as u32)
 }
 
 /// Seconds since 1970.

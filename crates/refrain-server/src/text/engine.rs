@@ -2,7 +2,7 @@
 
 use super::answer::AnswerText;
 use super::prompt::{PromptOptions, PromptReader, Template};
-use super::stream::EndTokens;
+use super::stream::{AnswerParts, EndTokens};
 use super::{
     ChatPrompt, GenerateRequest, PreparedPrompt, Prompt, SamplingDefaults, StopMatcher, TextError, TextStream,
 };
@@ -58,6 +58,11 @@ impl TextEngine {
         self.0.tokenizer.as_ref()
     }
 
+    /// The bytes that a token stands for; empty for ids that stand for nothing.
+    pub fn token_bytes(&self, token: u32) -> Vec<u8> {
+        self.0.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_bytes(token)).unwrap_or_default()
+    }
+
     /// Whether chats can be answered.
     pub fn has_template(&self) -> bool {
         self.0.template.is_some()
@@ -78,20 +83,27 @@ impl TextEngine {
         self.0.defaults.params()
     }
 
-    /// Starts to answer a request; prompts are read on a blocking thread. Needs a tokio runtime.
+    /// Starts to answer a request; the prompt is read on a blocking thread. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`TextError`] when the request is refused; nothing is running then.
     pub async fn generate(&self, request: GenerateRequest) -> Result<TextStream, TextError> {
-        request.validate()?;
+        self.generate_all(vec![request]).await
+    }
+
+    /// Starts to answer several requests as one stream: the answers to the first come first in the numbering.
+    ///
+    /// # Errors
+    /// [`TextError`] when any of them is refused; nothing is running then.
+    pub async fn generate_all(&self, requests: Vec<GenerateRequest>) -> Result<TextStream, TextError> {
         let this = self.clone();
-        let (request, prepared) = self
+        let (requests, prepared) = self
             .off_thread(move || {
-                let prepared = this.0.prepare(&request)?;
-                Ok((request, prepared))
+                let prepared = this.0.prepare_all(&requests)?;
+                Ok((requests, prepared))
             })
             .await?;
-        self.0.submit(&request, prepared)
+        self.0.submit_all(&requests, prepared)
     }
 
     /// [`TextEngine::generate`] for threads that run no async code; read the answer with
@@ -99,9 +111,9 @@ impl TextEngine {
     ///
     /// # Errors
     /// As [`TextEngine::generate`].
-    pub fn generate_blocking(&self, request: &GenerateRequest) -> Result<TextStream, TextError> {
-        request.validate()?;
-        self.0.submit(request, self.0.prepare(request)?)
+    pub fn generate_blocking(&self, request: GenerateRequest) -> Result<TextStream, TextError> {
+        let requests = [request];
+        self.0.submit_all(&requests, self.0.prepare_all(&requests)?)
     }
 
     /// Token ids of a prompt, however long it is.
@@ -152,7 +164,12 @@ impl Parts {
         }
     }
 
+    fn prepare_all(&self, requests: &[GenerateRequest]) -> Result<Vec<Prepared>, TextError> {
+        requests.iter().map(|request| self.prepare(request)).collect()
+    }
+
     fn prepare(&self, request: &GenerateRequest) -> Result<Prepared, TextError> {
+        request.validate()?;
         let options = PromptOptions {
             add_special_tokens: request.add_special_tokens,
             truncate: request.truncate_prompt_tokens,
@@ -205,33 +222,46 @@ impl Parts {
         Ok(sequences)
     }
 
-    fn submit(&self, request: &GenerateRequest, prepared: Prepared) -> Result<TextStream, TextError> {
+    /// Submits everything, or nothing: streams that are dropped cancel their requests.
+    fn submit_all(&self, requests: &[GenerateRequest], prepared: Vec<Prepared>) -> Result<TextStream, TextError> {
+        let mut answers = Vec::new();
+        let mut prompts = Vec::with_capacity(prepared.len());
+        for (request, prepared) in requests.iter().zip(prepared) {
+            self.submit(request, &prepared, &mut answers)?;
+            prompts.push(prepared.prompt);
+        }
+        Ok(TextStream::new(prompts, answers))
+    }
+
+    fn submit(
+        &self,
+        request: &GenerateRequest,
+        prepared: &Prepared,
+        answers: &mut Vec<AnswerParts>,
+    ) -> Result<(), TextError> {
         let Prepared { prompt, sampling } = prepared;
-        let mut streams = Vec::with_capacity(request.n);
-        let mut texts = Vec::with_capacity(request.n);
+        let ends = Arc::new(EndTokens {
+            eos: if sampling.ignore_eos { Vec::new() } else { self.engine.config().eos_token_ids.clone() },
+            stop: sampling.stop_token_ids.clone(),
+            include: request.include_stop_str_in_output,
+        });
         for index in 0..request.n {
             let seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
             let id =
                 if request.n == 1 { request.request_id.clone() } else { format!("{}-{index}", request.request_id) };
-            streams.push(self.engine.submit(Request {
+            let stream = self.engine.submit(Request {
                 id,
                 prompt: prompt.ids.clone(),
                 sampling: SamplingParams { seed, ..sampling.clone() },
                 priority: request.priority,
-            })?);
-            let detokenizer = self
-                .tokenizer
-                .as_ref()
-                .map(|tokenizer| Detokenizer::new(tokenizer.clone(), request.skip_special_tokens));
+            })?;
+            let start = |tokenizer: &Arc<Tokenizer>| Detokenizer::new(tokenizer.clone(), request.skip_special_tokens);
+            let detokenizer = self.tokenizer.as_ref().map(start);
             let stops = StopMatcher::new(&request.stop, request.include_stop_str_in_output);
-            texts.push(AnswerText::new(detokenizer, stops, sampling.min_tokens));
+            let text = AnswerText::new(detokenizer, stops, sampling.min_tokens);
+            answers.push(AnswerParts { stream, text, ends: ends.clone() });
         }
-        let ends = EndTokens {
-            eos: if sampling.ignore_eos { Vec::new() } else { self.engine.config().eos_token_ids.clone() },
-            stop: sampling.stop_token_ids,
-            include: request.include_stop_str_in_output,
-        };
-        Ok(TextStream::new(prompt, streams, texts, ends))
+        Ok(())
     }
 }
 

@@ -121,15 +121,6 @@ impl PromptReader<'_> {
     }
 }
 
-/// Text of the last message.
-pub(crate) fn last_text(messages: &Value) -> Option<&str> {
-    let content = messages.as_array()?.last()?.get("content")?;
-    match content {
-        Value::Array(parts) => parts.last()?.get("text")?.as_str(),
-        content => content.as_str(),
-    }
-}
-
 /// The same messages with each list of text parts joined by newlines, as vLLM does for templates that want strings.
 fn join_parts(messages: &Value) -> Value {
     let mut messages = messages.clone();

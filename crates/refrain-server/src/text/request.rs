@@ -40,7 +40,7 @@ pub struct GenerateRequest {
     pub include_stop_str_in_output: bool,
     /// Leave special tokens out of the text.
     pub skip_special_tokens: bool,
-    /// Keep the prompt as text too, for [`super::PreparedPrompt::text`].
+    /// Keep the prompt as text too, see [`super::PreparedPrompt::text`].
     pub echo: bool,
     /// With the `priority` policy, smaller goes first.
     pub priority: i32,
@@ -100,12 +100,7 @@ impl GenerateRequest {
             return invalid("truncate_prompt_tokens", "must be at least 1, or -1 for the context limit".to_owned());
         }
         match &self.prompt {
-            Prompt::Chat(chat) if chat.add_generation_prompt && chat.continue_final_message => invalid(
-                "continue_final_message",
-                "continue_final_message and add_generation_prompt can't both be true: set add_generation_prompt to \
-                 false to continue the last message"
-                    .to_owned(),
-            ),
+            Prompt::Chat(chat) => chat.validate(),
             _ => Ok(()),
         }
     }
@@ -141,6 +136,21 @@ impl ChatPrompt {
     /// A conversation to answer, with the template's defaults.
     pub fn new(messages: Value) -> Self {
         Self { messages, tools: None, kwargs: Map::new(), add_generation_prompt: true, continue_final_message: false }
+    }
+}
+
+impl ChatPrompt {
+    /// Checks what can be checked without a template.
+    ///
+    /// # Errors
+    /// [`TextError::Invalid`] when the end of the prompt is asked for in two ways.
+    pub fn validate(&self) -> Result<(), TextError> {
+        if self.add_generation_prompt && self.continue_final_message {
+            let message = "continue_final_message and add_generation_prompt can't both be true: set \
+                           add_generation_prompt to false to continue the last message";
+            return Err(TextError::Invalid { param: "continue_final_message", message: message.to_owned() });
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// A piece of one answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TextEvent {
-    /// Which of the `n` answers.
+    /// Which of the answers.
     pub index: usize,
     /// Text that came to it; may be empty while a character or a stop string is not complete.
     pub text: String,
@@ -48,6 +48,13 @@ pub enum StopCause {
     Length,
 }
 
+/// What one answer starts from.
+pub(super) struct AnswerParts {
+    pub stream: RequestStream,
+    pub text: AnswerText,
+    pub ends: Arc<EndTokens>,
+}
+
 /// One answer in progress.
 struct Answer {
     text: AnswerText,
@@ -71,29 +78,28 @@ impl EndTokens {
 
 type NextEvent = BoxFuture<'static, (usize, Option<Event>, RequestStream)>;
 
-/// The answers to one request. Dropping it cancels what is still running.
+/// The answers to one request, or to several that were started together. Dropping it cancels what is still running.
 pub struct TextStream {
-    prompt: PreparedPrompt,
+    prompts: Vec<PreparedPrompt>,
     answers: Vec<Answer>,
     pending: FuturesUnordered<NextEvent>,
 }
 
 impl TextStream {
-    pub(super) fn new(
-        prompt: PreparedPrompt,
-        streams: Vec<RequestStream>,
-        texts: Vec<AnswerText>,
-        ends: EndTokens,
-    ) -> Self {
-        let ends = Arc::new(ends);
-        let answers = texts.into_iter().map(|text| Answer { text, ends: ends.clone() }).collect();
-        let pending = streams.into_iter().enumerate().map(|(index, stream)| next_event(index, stream)).collect();
-        Self { prompt, answers, pending }
+    pub(super) fn new(prompts: Vec<PreparedPrompt>, parts: Vec<AnswerParts>) -> Self {
+        let mut answers = Vec::with_capacity(parts.len());
+        let pending = FuturesUnordered::new();
+        for (index, AnswerParts { stream, text, ends }) in parts.into_iter().enumerate() {
+            answers.push(Answer { text, ends });
+            pending.push(next_event(index, stream));
+        }
+        Self { prompts, answers, pending }
     }
 
-    /// The prompt that is answered.
-    pub fn prompt(&self) -> &PreparedPrompt {
-        &self.prompt
+    /// The prompts that are answered, in the order of the requests. With `n` answers to each, answer `i` belongs to
+    /// prompt `i / n`.
+    pub fn prompts(&self) -> &[PreparedPrompt] {
+        &self.prompts
     }
 
     /// The next event of any of the answers; `None` once all are complete.

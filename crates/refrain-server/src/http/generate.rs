@@ -1,0 +1,129 @@
+//! `POST /v1/chat/completions` and `POST /v1/completions`: one way for both.
+
+use super::body::read_body;
+use super::ids::new_id;
+use super::state::{AppState, InFlight, unix_now};
+use crate::api::{
+    AnswerHead, Answers, ApiError, GenerationRequest, Piece, TokenNames, chunks, error_chunks, is_request_id,
+    json_response, last_chunks, parse_chat, parse_completion, whole_answer,
+};
+use crate::text::TextStream;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use futures_util::stream;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// Larger bodies are parsed on a blocking thread.
+const LARGE_BODY: usize = 256 << 10;
+
+/// `POST /v1/chat/completions`.
+pub(super) async fn chat(state: State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    generate(state.0, request, true).await
+}
+
+/// `POST /v1/completions`.
+pub(super) async fn completions(state: State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+    generate(state.0, request, false).await
+}
+
+async fn generate(state: Arc<AppState>, request: Request, chat: bool) -> Result<Response, ApiError> {
+    if state.is_draining() {
+        return Err(ApiError::unavailable("the server is shutting down").code("shutting_down"));
+    }
+    let in_flight = state.enter();
+    let client_id = client_request_id(request.headers());
+    let body = read_body(request, state.config.max_body_bytes).await?;
+    let parse = {
+        let state = state.clone();
+        let parse = if chat { parse_chat } else { parse_completion };
+        move |body: &[u8]| parse(body, state.text.defaults())
+    };
+    let request = if body.len() < LARGE_BODY {
+        parse(&body)?
+    } else {
+        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
+        parsed.map_err(|error| ApiError::internal(error.to_string()))??
+    };
+    state.check_model(request.model.as_deref())?;
+    answer(state, request, client_id, in_flight).await
+}
+
+async fn answer(
+    state: Arc<AppState>,
+    request: GenerationRequest,
+    client_id: Option<String>,
+    in_flight: InFlight,
+) -> Result<Response, ApiError> {
+    let GenerationRequest { request_id, mut requests, output, .. } = request;
+    let prefix = if output.chat { "chatcmpl" } else { "cmpl" };
+    let id = format!("{prefix}-{}", client_id.or(request_id).unwrap_or_else(new_id));
+    for request in &mut requests {
+        request.request_id.clone_from(&id);
+    }
+    let mut head =
+        AnswerHead { id, created: unix_now(), model: state.model_name().to_owned(), fingerprint: String::new() };
+    head.fingerprint.clone_from(&state.fingerprint);
+    let names = TokenNames {
+        text: state.text.clone(),
+        as_ids: output.return_tokens_as_token_ids,
+        skip_special: output.skip_special_tokens,
+    };
+    let stream = state.text.generate_all(requests).await?;
+    let streaming = output.stream;
+    let answers = Answers::new(head, output, names, stream.prompts().to_vec());
+    if streaming { Ok(as_events(answers, stream, in_flight)) } else { as_a_whole(answers, stream).await }
+}
+
+/// Reads all answers to their ends.
+async fn as_a_whole(mut answers: Answers, mut stream: TextStream) -> Result<Response, ApiError> {
+    let mut pieces: Vec<Piece> = answers.answers.iter().map(|_| Piece::default()).collect();
+    while let Some(event) = stream.next().await {
+        let event = event?;
+        let index = event.index;
+        if let Some(piece) = answers.take(event) {
+            pieces[index].append(piece);
+        }
+    }
+    let json = whole_answer(&answers, pieces).map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(json_response(StatusCode::OK, json))
+}
+
+/// Sends each piece as it comes. Dropping the body (the client has gone) drops the stream, which cancels the requests.
+fn as_events(answers: Answers, stream: TextStream, in_flight: InFlight) -> Response {
+    let start = Some((answers, stream, in_flight));
+    let events = stream::unfold(start, async move |running| {
+        let (mut answers, mut stream, in_flight) = running?;
+        loop {
+            let news = match stream.next().await {
+                Some(Ok(event)) => chunks(&mut answers, event),
+                Some(Err(failure)) => Err(ApiError::from(failure)),
+                None => {
+                    let end = last_chunks(&answers).unwrap_or_else(|error| error_chunks(&error));
+                    return Some((Ok::<_, Infallible>(end), None));
+                }
+            };
+            match news {
+                Ok(chunk) if chunk.is_empty() => {}
+                Ok(chunk) => return Some((Ok(chunk), Some((answers, stream, in_flight)))),
+                Err(error) => return Some((Ok(error_chunks(&error)), None)),
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(events));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would otherwise collect events before it passes them on.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// The client's `X-Request-Id`, if it can be used.
+fn client_request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    is_request_id(id).then(|| id.to_owned())
+}

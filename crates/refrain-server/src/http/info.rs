@@ -1,0 +1,105 @@
+//! The endpoints that say how the server is and what it has.
+
+use super::state::AppState;
+use crate::api::{ApiError, json_response};
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+type Shared = State<Arc<AppState>>;
+
+fn answer(value: &Value) -> Response {
+    json_response(StatusCode::OK, value.to_string())
+}
+
+/// `GET /health` and `/ping`, as vLLM: an empty 200 while the engine works.
+pub(super) async fn health(State(state): Shared) -> StatusCode {
+    if state.is_live() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// `GET /livez`: whether the process should go on.
+pub(super) async fn livez(State(state): Shared) -> Response {
+    status(state.is_live(), "live", "the engine does not work")
+}
+
+/// `GET /readyz`: whether new requests should come here.
+pub(super) async fn readyz(State(state): Shared) -> Response {
+    let ready = state.is_live() && !state.is_draining() && state.engine().is_accepting();
+    status(ready, "ready", if state.is_draining() { "the server is shutting down" } else { "the engine does not work" })
+}
+
+fn status(good: bool, name: &str, otherwise: &str) -> Response {
+    if good { answer(&json!({"status": name})) } else { ApiError::unavailable(otherwise).into_response() }
+}
+
+/// `GET /version`.
+pub(super) async fn version(State(state): Shared) -> Response {
+    answer(&json!({"version": state.config.version}))
+}
+
+/// `GET /load`, as vLLM: requests for text that are being answered.
+pub(super) async fn load(State(state): Shared) -> Response {
+    answer(&json!({"server_load": state.in_flight()}))
+}
+
+/// `GET /metrics`: Prometheus' text format.
+pub(super) async fn metrics(State(state): Shared) -> Result<Response, ApiError> {
+    let mut response = Response::new(state.metrics_text()?.into());
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// `GET /server_info`: the resolved settings and the state of the engine.
+pub(super) async fn server_info(State(state): Shared) -> Response {
+    let load = state.engine().load();
+    answer(&json!({
+        "version": state.config.version,
+        "model": state.model_name(),
+        "max_model_len": state.text.max_model_len(),
+        "device": {
+            "kind": state.engine().device().kind,
+            "name": state.engine().device().name,
+            "compute": state.engine().device().compute,
+        },
+        "settings": state.config.server_info,
+        "load": {
+            "in_flight": state.in_flight(),
+            "running": load.running,
+            "waiting": load.waiting,
+            "kv_blocks_used": load.kv_blocks_used,
+            "kv_blocks_total": load.kv_blocks_total,
+            "slots_used": load.slots_used,
+            "slots_total": load.slots_total,
+            "steps": load.steps,
+            "preemptions": load.preemptions,
+        },
+    }))
+}
+
+/// `GET /v1/models`.
+pub(super) async fn models(State(state): Shared) -> Response {
+    let models: Vec<Value> = state.config.served_model_names.iter().map(|name| model_card(&state, name)).collect();
+    answer(&json!({"object": "list", "data": models}))
+}
+
+/// `GET /v1/models/{id}`; ids may have slashes.
+pub(super) async fn model(State(state): Shared, Path(id): Path<String>) -> Result<Response, ApiError> {
+    state.check_model(Some(&id))?;
+    Ok(answer(&model_card(&state, &id)))
+}
+
+fn model_card(state: &AppState, name: &str) -> Value {
+    json!({
+        "id": name,
+        "object": "model",
+        "created": state.created,
+        "owned_by": "refrain",
+        "root": state.config.model_root,
+        "parent": null,
+        "max_model_len": state.text.max_model_len(),
+    })
+}
