@@ -5,12 +5,17 @@ mod checkpoint;
 mod config;
 mod detokenizer;
 mod dtype;
+mod embedded;
 mod error;
+mod files;
 mod generation;
+mod mapping;
 mod model;
 mod safetensors;
 mod source;
 mod template;
+#[cfg(test)]
+mod test_support;
 mod tokenizer;
 mod weights;
 
