@@ -1,13 +1,32 @@
-//! Causal softmax attention over the paged KV cache.
+//! Causal softmax attention over the paged KV cache, with the running softmax of Milakov and Gimelshein
+//! (arXiv 1805.02867) in place of a score matrix.
+//!
+//! A query goes over its context in key tiles of 64 tokens and splits of 512, both at absolute positions: inside a
+//! split the maximum, the sum and the weighted values are rescaled when the maximum grows; finished splits are merged
+//! in order. What a query computes so depends on its position alone, not on the rows beside it, and the splits of one
+//! query may as well be computed by different workers and merged later: the bits are the same.
 
-use super::kv_cache::KvLayout;
-use super::{Rows, Shared};
-use crate::simd::SimdLevel;
+mod item;
+mod plan;
+mod tiles;
+
+pub(crate) use plan::{AttentionItem, AttentionMerge, AttentionPlan, PlanLimits};
+
+use super::kv_cache::{Element, KvElement, KvLayout};
+use super::tile::Tile;
+use super::{Rows, Shared, padded};
+use crate::simd::simd_dispatch;
+use half::{bf16, f16};
+use item::{Item, Sums};
 use refrain_device::Segment;
 use refrain_program::AttentionShape;
 
-/// Tokens of context after which a partial softmax is closed and merged, at multiples of this position.
-pub(crate) const SPLIT_TOKENS: usize = 512;
+/// Tokens of context whose scores are computed at once.
+const KEY_TILE: usize = 64;
+/// Tokens of context after which a partial softmax is closed and merged.
+const SPLIT: usize = 512;
+/// Queries (rows times heads of the group) of one item, unless the group alone is larger.
+const QUERY_TILE: usize = 64;
 
 /// Causal attention of every query of the step over its sequence's cached keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -24,79 +43,89 @@ pub(crate) struct Attention<'a> {
     pub segments: &'a [Segment],
     /// Block ids of the step.
     pub block_table: &'a [u32],
-    /// Room for the partial results of split items, [`PlanLimits::partial_floats`].
+    /// Room for the results of parts, [`PlanLimits::partial_floats`].
     pub partials: Shared<f32>,
     /// `[T, heads * head_dim]`; may be `q`.
     pub out: Rows,
 }
 
-/// Some query rows of one segment for one key and value head, over the whole context or over one split of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AttentionItem {
-    segment: u32,
-    first: u32,
-    rows: u32,
-    kv_head: u32,
-    part: Option<Part>,
+/// Query heads of one key and value head.
+fn group(shape: &AttentionShape) -> usize {
+    shape.num_heads / shape.num_kv_heads
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
-    split: u32,
-    partial: usize,
+/// Query rows of one item.
+fn tile_rows(shape: &AttentionShape) -> usize {
+    (QUERY_TILE / group(shape)).max(1)
 }
 
-/// The splits of one item, to be put together once all of them are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AttentionMerge {
-    segment: u32,
-    first: u32,
-    rows: u32,
-    kv_head: u32,
-    splits: u32,
-    partial: usize,
+/// Scratch floats that [`attention`] needs. Fastest if the scratch memory starts on a cache line.
+pub(crate) fn attention_scratch_floats(shape: &AttentionShape) -> usize {
+    let queries = tile_rows(shape) * group(shape);
+    Item::scratch_floats(shape, queries) + 2 * Sums::floats(shape, queries)
 }
 
-/// What the planner may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PlanLimits {
-    /// Worker threads.
-    pub workers: usize,
-    /// Floats of [`Attention::partials`]; without room items stay whole.
-    pub partial_floats: usize,
-}
-
-/// The items of a step, the same for every layer of one shape. How the work is cut changes no bit of the result.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AttentionPlan {
-    /// To be run first, in any order; the longest come first.
-    pub items: Vec<AttentionItem>,
-    /// To be run when all items are done.
-    pub merges: Vec<AttentionMerge>,
-}
-
-impl AttentionPlan {
-    /// Replaces the plan by one for `segments`; the vectors keep their memory.
-    pub fn plan(&mut self, segments: &[Segment], shape: &AttentionShape, limits: PlanLimits) {
-        let _ = (segments, shape, limits);
-        todo!()
+#[inline(always)]
+unsafe fn run<S: Tile, E: Element>(args: &Attention<'_>, work: &AttentionItem, scratch: *mut f32) {
+    // SAFETY: the plan is one of this step, whose blocks are in the cache; scratch and partials are large enough.
+    unsafe {
+        let item = Item::new(args, work.place, scratch);
+        let own = scratch.add(Item::scratch_floats(&args.shape, item.queries));
+        item.pack::<S>();
+        if let Some(part) = work.part {
+            let sums = Sums::new(&args.shape, item.queries, args.partials.0.add(part.partial));
+            item.attend::<S, E>(part.split as usize, &sums);
+            return;
+        }
+        let total = Sums::new(&args.shape, item.queries, own);
+        let sums = Sums::new(&args.shape, item.queries, own.add(Sums::floats(&args.shape, item.queries)));
+        item.attend::<S, E>(0, &total);
+        for split in 1..item.splits() {
+            item.attend::<S, E>(split, &sums);
+            item.merge::<S>(split, &total, &sums);
+        }
+        item.finish::<S>(&total);
     }
 }
 
-/// Scratch floats that [`attention`] needs.
-pub(crate) fn attention_scratch_floats(shape: &AttentionShape) -> usize {
-    let _ = shape;
-    todo!()
+#[inline(always)]
+unsafe fn run_any<S: Tile>(args: &Attention<'_>, work: &AttentionItem, scratch: *mut f32) {
+    // SAFETY: the caller's promise; the cache has the elements that its layout says.
+    unsafe {
+        match args.layout.element {
+            KvElement::F32 => run::<S, f32>(args, work, scratch),
+            KvElement::Bf16 => run::<S, bf16>(args, work, scratch),
+            KvElement::F16 => run::<S, f16>(args, work, scratch),
+        }
+    }
 }
 
-/// Runs one item. An item that is not split writes its rows of [`Attention::out`].
-pub(crate) unsafe fn attention(level: SimdLevel, args: &Attention<'_>, item: &AttentionItem, scratch: *mut f32) {
-    let _ = (level, args, item, scratch);
-    todo!()
+#[inline(always)]
+unsafe fn merge_parts<S: Tile>(args: &Attention<'_>, merge: &AttentionMerge) {
+    // SAFETY: as in `run`; merging needs no scratch memory.
+    unsafe {
+        let item = Item::new(args, merge.place, std::ptr::null_mut());
+        let floats = Sums::floats(&args.shape, item.queries);
+        let part = |split: usize| {
+            let start = args.partials.0.add(merge.partial + split * floats);
+            Sums::new(&args.shape, item.queries, start)
+        };
+        let total = part(0);
+        for split in 1..item.splits() {
+            item.merge::<S>(split, &total, &part(split));
+        }
+        item.finish::<S>(&total);
+    }
 }
 
-/// Puts the parts of one split item together and writes its rows of [`Attention::out`].
-pub(crate) unsafe fn attention_merge(level: SimdLevel, args: &Attention<'_>, merge: &AttentionMerge) {
-    let _ = (level, args, merge);
-    todo!()
+simd_dispatch! {
+    /// Runs one item. An item that is not split writes its rows of [`Attention::out`].
+    pub(crate) fn attention(args: &Attention<'_>, item: &AttentionItem, scratch: *mut f32) = run_any
 }
+simd_dispatch! {
+    /// Puts the parts of one split item together and writes its rows of [`Attention::out`].
+    pub(crate) fn attention_merge(args: &Attention<'_>, merge: &AttentionMerge) = merge_parts
+}
+
+#[cfg(test)]
+mod tests;
