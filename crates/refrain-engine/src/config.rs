@@ -60,16 +60,62 @@ impl EngineConfig {
     /// # Errors
     /// [`EngineError`] naming the setting, its value, and what would be right.
     pub fn validate(&self) -> Result<(), EngineError> {
-        let at_least = |setting, value: usize, least: usize| {
-            if value < least { Err(EngineError::TooSmall { setting, value, least }) } else { Ok(()) }
+        let at_least = |setting, value: usize, least: usize, why| {
+            if value < least { Err(EngineError::TooSmall { setting, value, least, why }) } else { Ok(()) }
         };
-        at_least("max_num_seqs", self.max_num_seqs, 1)?;
-        at_least("max_model_len", self.max_model_len, 2)?;
-        at_least("vocab_size", self.vocab_size, 1)?;
-        at_least("max_num_batched_tokens", self.max_num_batched_tokens, self.max_num_seqs + SCAN_CHUNK)?;
-        at_least("max_num_queued_reqs", self.max_num_queued_reqs.unwrap_or(1), 1)?;
-        at_least("max_num_queued_tokens", self.max_num_queued_tokens.unwrap_or(1), 1)?;
-        at_least("state slots", self.pools.slots, self.max_num_seqs)?;
-        at_least("KV blocks", self.pools.blocks, self.max_model_len.div_ceil(BLOCK_TOKENS))
+        at_least("max_num_seqs", self.max_num_seqs, 1, "otherwise nothing runs")?;
+        at_least("max_model_len", self.max_model_len, 2, "one token in, one out")?;
+        at_least("vocab_size", self.vocab_size, 1, "otherwise there are no tokens")?;
+        let why = "max_num_seqs + 64, so that a full batch leaves room for a chunk of a prompt";
+        at_least("max_num_batched_tokens", self.max_num_batched_tokens, self.max_num_seqs + SCAN_CHUNK, why)?;
+        at_least("max_num_queued_reqs", self.max_num_queued_reqs.unwrap_or(1), 1, "leave it out for no limit")?;
+        at_least("max_num_queued_tokens", self.max_num_queued_tokens.unwrap_or(1), 1, "leave it out for no limit")?;
+        at_least("state slots", self.pools.slots, self.max_num_seqs, "one for each of max_num_seqs")?;
+        let blocks = self.max_model_len.div_ceil(BLOCK_TOKENS);
+        at_least("KV blocks", self.pools.blocks, blocks, "one sequence of max_model_len tokens must fit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_could_stall_a_request_are_refused() {
+        type Change = fn(&mut EngineConfig);
+        let sound = EngineConfig {
+            max_num_seqs: 4,
+            max_num_batched_tokens: 68,
+            max_model_len: 100,
+            pools: PoolSizes { blocks: 7, slots: 4 },
+            scheduling_policy: SchedulingPolicy::Fcfs,
+            max_num_queued_reqs: None,
+            max_num_queued_tokens: None,
+            eos_token_ids: vec![],
+            vocab_size: 10,
+            seed: 0,
+        };
+        sound.validate().unwrap();
+        let cases: [(&str, Change); 6] = [
+            ("max_num_seqs is 0, but must be at least 1: otherwise nothing runs", |c| c.max_num_seqs = 0),
+            ("max_model_len is 1, but must be at least 2: one token in, one out", |c| c.max_model_len = 1),
+            (
+                "max_num_batched_tokens is 67, but must be at least 68: max_num_seqs + 64, so that a full batch leaves \
+                 room for a chunk of a prompt",
+                |c| c.max_num_batched_tokens = 67,
+            ),
+            ("state slots is 3, but must be at least 4: one for each of max_num_seqs", |c| c.pools.slots = 3),
+            ("KV blocks is 7, but must be at least 8: one sequence of max_model_len tokens must fit", |c| {
+                c.max_model_len = 113
+            }),
+            ("max_num_queued_reqs is 0, but must be at least 1: leave it out for no limit", |c| {
+                c.max_num_queued_reqs = Some(0);
+            }),
+        ];
+        for (message, change) in cases {
+            let mut config = sound.clone();
+            change(&mut config);
+            assert_eq!(config.validate().unwrap_err().to_string(), message);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A setting is below what the others require.
-    #[error("{setting} is {value} but must be at least {least}")]
+    #[error("{setting} is {value}, but must be at least {least}: {why}")]
     TooSmall {
         /// The setting.
         setting: &'static str,
@@ -14,6 +14,8 @@ pub enum EngineError {
         value: usize,
         /// The smallest value that works.
         least: usize,
+        /// What needs it.
+        why: &'static str,
     },
     /// The system gave no thread.
     #[error("can't start the engine thread: {0}")]

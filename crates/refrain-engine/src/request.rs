@@ -18,7 +18,7 @@ pub struct Request {
 /// How the tokens of an answer are chosen. Names, ranges and defaults are vLLM's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// 0 is greedy; otherwise the logits are divided by it. `[0, 2]` over HTTP, any finite value ≥ 0 here.
+    /// 0 is greedy; otherwise the logits are divided by it. `[0, 1000]`.
     pub temperature: f32,
     /// Keeps the smallest set of tokens whose probabilities reach it. `(0, 1]`.
     pub top_p: f32,

@@ -98,8 +98,10 @@ impl Shared {
     /// An engine with nothing to do.
     pub fn new(config: EngineConfig, device: DeviceInfo) -> Self {
         let load = Load { kv_blocks_total: config.pools.blocks, slots_total: config.pools.slots, ..Load::default() };
+        let metrics = EngineMetrics::new(config.max_model_len);
+        metrics.set_load(&load);
         Self {
-            metrics: EngineMetrics::new(config.max_model_len),
+            metrics,
             config,
             device,
             watch: StepWatch::new(),

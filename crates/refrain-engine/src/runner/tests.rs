@@ -154,8 +154,10 @@ proptest! {
             }
         }
         engine.shutdown();
-        for ((request, _), answer_batched) in requests.into_iter().zip(answers) {
-            let Some(batched) = answer_batched else { continue };
+        wait_for_end(&engine);
+        nothing_is_held(&engine);
+        for ((request, _), batched) in requests.into_iter().zip(answers) {
+            let Some(batched) = batched else { continue };
             let large = start(EngineConfig { max_num_batched_tokens: 1000, ..config(4, 64) });
             let alone = answer(large.submit(request.clone()).unwrap());
             prop_assert!(matches!(batched.end, Some(Ok(_))));
@@ -355,6 +357,27 @@ fn stop_fails_what_is_left() {
     }
     wait_for_end(&engine);
     assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::ShuttingDown);
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn an_abort_storm_from_many_threads_leaves_nothing() {
+    let engine = start(config(4, 20));
+    std::thread::scope(|scope| {
+        for thread in 0..4u32 {
+            let engine = engine.clone();
+            scope.spawn(move || {
+                for round in 0..60u32 {
+                    let prompt = vec![thread * 10 + round % 10 + 1; 1 + (round * 37 % 200) as usize];
+                    let mut stream = engine.submit(greedy(prompt, 50)).unwrap();
+                    // Some leave at once, some while they wait or compute their prompt, some in their answer.
+                    (0..round % 4).for_each(|_| drop(stream.blocking_next()));
+                }
+            });
+        }
+    });
+    let canary = answer(engine.submit(greedy(vec![3; 90], 40)).unwrap());
+    assert_eq!(canary.tokens, greedy_reference(&[3; 90], 40));
     nothing_is_held(&engine);
 }
 

@@ -8,10 +8,12 @@
 pub(crate) fn exp_non_positive(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5 x 2^23 rounds to an integer.
+    // Adding 1.5 x 2^23 rounds to an integer, which then stands in the low bits; a cast would not vectorise.
     const ROUND: f32 = 12_582_912.0;
+    const EXPONENT_OF_ONE: u32 = 127 << 23;
     let clamped = if x > -87.0 { x } else { -87.0 };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (clamped - n * LN_2_HIGH) - n * LN_2_LOW;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_199_9e-3;
@@ -19,7 +21,7 @@ pub(crate) fn exp_non_positive(x: f32) -> f32 {
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
-    let power = f32::from_bits((n as i32 + 127).cast_unsigned() << 23);
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(EXPONENT_OF_ONE));
     let value = (p * r * r + r + 1.0) * power;
     if x > -87.0 { value } else { 0.0 }
 }

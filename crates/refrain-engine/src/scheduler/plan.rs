@@ -65,6 +65,14 @@ impl Budget {
         end.saturating_sub(start)
     }
 
+    /// Whether the shortest chunk of `sequence` would fit if there were more blocks.
+    fn lacks_only_blocks(&self, sequence: &Sequence) -> bool {
+        let end = ((sequence.computed / SCAN_CHUNK + 1) * SCAN_CHUNK).min(sequence.known);
+        end - sequence.computed <= self.tokens
+            && sequence.logit_rows(end) <= self.logit_rows
+            && sequence.blocks_short(end) > self.blocks
+    }
+
     fn spend(&mut self, sequence: &Sequence, tokens: usize) -> PlannedSegment {
         let (position, end) = (sequence.computed, sequence.computed + tokens);
         self.tokens -= tokens;
@@ -109,7 +117,7 @@ pub(crate) fn plan(state: &State, limits: &StepLimits) -> StepPlan {
                 continue;
             }
             let mut tokens = budget.chunk(sequence);
-            while tokens == 0 && lacks_blocks(&budget, sequence) && end > index {
+            while tokens == 0 && budget.lacks_only_blocks(sequence) && end > index {
                 end -= 1;
                 preempt(&state.running[end], &mut plan, &mut budget);
                 tokens = budget.chunk(sequence);
@@ -124,12 +132,6 @@ pub(crate) fn plan(state: &State, limits: &StepLimits) -> StepPlan {
         admit(state, limits, &mut plan, &mut budget);
     }
     plan
-}
-
-/// Whether it is blocks that `sequence` lacks, and not tokens or rows of this step, which the next step has again.
-fn lacks_blocks(budget: &Budget, sequence: &Sequence) -> bool {
-    let next = ((sequence.computed / SCAN_CHUNK + 1) * SCAN_CHUNK).min(sequence.known);
-    sequence.blocks_short(next) > budget.blocks
 }
 
 /// Takes a running sequence out of the plan and makes its blocks available.

@@ -293,3 +293,16 @@ fn random_worlds_do_preempt() {
     let (steps, preemptions) = run(&world);
     assert!(preemptions > 0 && steps > 60, "{steps} steps, {preemptions} preemptions");
 }
+
+#[test]
+fn admission_leaves_the_blocks_that_running_prompts_still_need() {
+    for (blocks, admitted) in [(11, 1), (12, 2)] {
+        let mut state = State::new(PoolSizes { blocks, slots: 2 });
+        // 8 blocks now and 2 later; then 2 for a prompt of 20 tokens and its first own one.
+        state.add(sequence(0, 150));
+        state.add(sequence(1, 20));
+        let plan = plan(&state, &limits(2, 149));
+        assert_eq!(plan.admitted.len(), admitted, "{blocks} blocks");
+        assert_eq!(shape(&plan)[0], (0, 0, 128));
+    }
+}
