@@ -66,7 +66,7 @@ pub enum ProgramError {
         op: usize,
         /// Its name.
         kind: &'static str,
-        /// The columns, such as `layers.3.proj[0..512]`.
+        /// The columns, such as `layers.3.proj[0:512]`.
         view: String,
     },
     /// An op writes over what it reads in a way that its kernel can't.

@@ -9,6 +9,7 @@ mod columns;
 mod config_check;
 mod cost;
 mod error;
+mod explain;
 mod op;
 pub mod passes;
 mod plan;
@@ -19,6 +20,7 @@ mod validate;
 
 pub use cost::{Cost, SCAN_CHUNK, StepShape};
 pub use error::ProgramError;
+pub use explain::{ExplainOptions, Explanation, FullestMoment, Memory, PlacedTensor, Section, explain};
 pub use op::{AttentionShape, GdnShape, Op};
 pub use plan::{ACTIVATION_ALIGNMENT, ActivationPlan, Lifetime};
 pub use program::{

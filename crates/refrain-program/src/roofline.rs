@@ -50,6 +50,7 @@ pub struct Estimate {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct OpEstimate {
     /// Kind of op, followed by the name of its weight in its layer for products: `linear gate_up`.
+    /// The product that gives the logits is `linear head`.
     pub name: String,
     /// Number of ops.
     pub count: usize,
@@ -98,6 +99,7 @@ impl Program {
 
     fn kind_name(&self, op: &Op, layer: Option<usize>) -> String {
         match op {
+            Op::Linear { out, .. } if out.tensor == self.logits.tensor => format!("{} head", op.name()),
             Op::Linear { weight, .. } => {
                 format!("{} {}", op.name(), crate::text::local_name(&self.weight(*weight).name, layer))
             }

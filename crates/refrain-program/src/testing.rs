@@ -74,6 +74,19 @@ pub fn qwen_4b() -> ModelConfig {
     }
 }
 
+/// The shape of Qwen3.5-27B.
+pub fn qwen_27b() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 5120,
+        intermediate_size: 17408,
+        layers: schedule(64),
+        attention: AttentionConfig { num_heads: 24, ..qwen_4b().attention },
+        gdn: Some(GdnConfig { num_value_heads: 48, ..qwen_4b().gdn.unwrap() }),
+        tie_word_embeddings: false,
+        ..qwen_4b()
+    }
+}
+
 /// No GDN layers, no output gate, an untied head.
 pub fn dense() -> ModelConfig {
     ModelConfig {

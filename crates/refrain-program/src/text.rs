@@ -41,15 +41,16 @@ impl fmt::Display for Program {
 }
 
 impl Program {
-    /// `h[T, 1024] = rms_norm(x, input_layernorm; eps=1e-6)`; the part after the semicolon only if asked for.
-    pub(crate) fn node_text(&self, node: &Node, with_parameters: bool) -> String {
+    /// `h[T, 1024] = rms_norm(x, input_layernorm; eps=1e-6)`; types and what comes after the semicolon only `in_full`.
+    pub(crate) fn node_text(&self, node: &Node, in_full: bool) -> String {
         let mut operands: Vec<String> = node.op.reads().into_iter().map(|view| self.read_text(view, node)).collect();
         operands.extend(node.op.weights().iter().map(|id| local_name(&self.weight(*id).name, node.layer).to_owned()));
         operands.extend(node.op.state().iter().map(|id| local_name(&self.state(*id).name, node.layer).to_owned()));
-        let results: Vec<String> = node.op.writes().into_iter().map(|view| self.write_text(view, node)).collect();
+        let results: Vec<String> =
+            node.op.writes().into_iter().map(|view| self.write_text(view, node, in_full)).collect();
         let results = if results.is_empty() { String::new() } else { format!("{} = ", results.join(", ")) };
         let parameters = match parameters(&node.op) {
-            Some(parameters) if with_parameters => format!("; {parameters}"),
+            Some(parameters) if in_full => format!("; {parameters}"),
             _ => String::new(),
         };
         format!("{results}{}({}{parameters})", node.op.name(), operands.join(", "))
@@ -59,17 +60,17 @@ impl Program {
         local_name(&self.view_name(view), node.layer).to_owned()
     }
 
-    /// `beta[T, 16] f32`, or `conv[T, 0..2048]` for some columns.
-    fn write_text(&self, view: View, node: &Node) -> String {
+    /// `beta[T, 16] f32`, or `conv[T, 0:2048]` for some columns.
+    fn write_text(&self, view: View, node: &Node, in_full: bool) -> String {
         let tensor = self.tensor(view.tensor);
         let name = local_name(&tensor.name, node.layer);
         let columns = match view.width == tensor.width {
             true => tensor.width.to_string(),
-            false => format!("{}..{}", view.column, view.end()),
+            false => format!("{}:{}", view.column, view.end()),
         };
-        let dtype = match tensor.dtype == self.tensors[0].dtype {
-            true => String::new(),
-            false => format!(" {}", tensor.dtype),
+        let dtype = match in_full && tensor.dtype != self.tensors[0].dtype {
+            false => String::new(),
+            true => format!(" {}", tensor.dtype),
         };
         format!("{name}[{}, {columns}]{dtype}", tensor.rows)
     }
@@ -119,14 +120,14 @@ fn parameters(op: &Op) -> Option<String> {
 }
 
 impl fmt::Display for WeightPart {
-    /// `norm.weight` when all of it is taken in order, `q_proj.weight[256 of 512 from 0]` for runs, `up.weight[0..768]`
+    /// `norm.weight` when all of it is taken in order, `q_proj.weight[256 of 512 from 0]` for runs, `up.weight[0:768]`
     /// for consecutive rows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.source)?;
         let consecutive = self.rows <= self.run || self.stride == self.run;
         match (consecutive, self.rows == self.source_rows) {
             (true, true) => Ok(()),
-            (true, false) => write!(f, "[{}..{}]", self.start, self.start + self.rows),
+            (true, false) => write!(f, "[{}:{}]", self.start, self.start + self.rows),
             (false, _) => write!(f, "[{} of {} from {}]", self.run, self.stride, self.start),
         }
     }
@@ -198,7 +199,7 @@ mod tests {
         let mut other = program.clone();
         other.weights[2].parts[1].source_rows += 1;
         other.weights[2].parts[1].start = 1;
-        assert!(other.to_string().contains("in_proj_z.weight[1..513]"));
+        assert!(other.to_string().contains("in_proj_z.weight[1:513]"));
     }
 
     #[test]

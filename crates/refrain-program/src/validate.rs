@@ -96,13 +96,13 @@ impl Program {
         Ok(())
     }
 
-    /// A view as people read it: `layers.3.proj[0..512]`, without the columns when it is the whole tensor.
+    /// A view as people read it: `layers.3.proj[0:512]`, without the columns when it is the whole tensor.
     pub(crate) fn view_name(&self, view: View) -> String {
         let tensor = self.tensor(view.tensor);
         if view.column == 0 && view.width == tensor.width {
             return tensor.name.clone();
         }
-        format!("{}[{}..{}]", tensor.name, view.column, view.end())
+        format!("{}[{}:{}]", tensor.name, view.column, view.end())
     }
 }
 

@@ -120,7 +120,7 @@ fn what_is_read_has_been_written() {
         program.nodes.remove(0);
     });
     // The convolution reads columns 0..1024 of the projections; only 1..1544 are written.
-    damaged("(gdn_conv) reads layers.0.proj[0..1024], which no earlier op has written in full", |program| {
+    damaged("(gdn_conv) reads layers.0.proj[0:1024], which no earlier op has written in full", |program| {
         program.weights[2].kind = WeightKind::Matrix { outputs: 1543, inputs: 256 };
         program.weights[2].parts[0].rows -= 1;
         edit!(program, Linear { out } => { out.column = 1; out.width = 1543 });
