@@ -51,7 +51,7 @@ pub struct Explanation {
 pub struct Section {
     /// The layers that consist of these ops; empty for what is outside the layers.
     pub layers: Vec<usize>,
-    /// What the layers mix tokens with, such as `GDN, 2 key heads of 128, 4 value heads of 128`.
+    /// What the layers mix tokens with, such as `GDN, 2 key heads of 128, 4 value heads of 128`, or where the ops stand.
     pub title: String,
     /// The ops of one layer, a line each.
     pub ops: Vec<String>,
@@ -150,7 +150,11 @@ fn sections(program: &Program) -> Vec<Section> {
         match (same, layer) {
             (Some((_, section)), Some(layer)) => section.layers.push(layer),
             _ => {
-                let title = nodes.iter().find_map(|node| mixer(&node.op)).unwrap_or_default();
+                let title = match layer {
+                    Some(_) => nodes.iter().find_map(|node| mixer(&node.op)).unwrap_or_default(),
+                    None if sections.is_empty() => "Before the layers".to_owned(),
+                    None => "After the layers".to_owned(),
+                };
                 let ops = nodes.iter().map(|node| program.node_text(node, false)).collect();
                 sections.push((in_full, Section { layers: layer.into_iter().collect(), title, ops }));
             }

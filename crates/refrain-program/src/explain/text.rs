@@ -37,7 +37,7 @@ impl fmt::Display for Explanation {
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.layers.as_slice() {
-            [] => writeln!(f)?,
+            [] => writeln!(f, "\n{}", self.title)?,
             [layer] => writeln!(f, "\nLayer {layer}: {}", self.title)?,
             layers => writeln!(f, "\nLayers {}: {}", ranges(layers), self.title)?,
         }
@@ -49,7 +49,7 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tokens = self.tokens;
         writeln!(f, "\nMemory")?;
-        let mut row = |what: &str, size: usize, note: String| writeln!(f, "  {what:<24} {:>10}   {note}", bytes(size));
+        let mut row = |what: &str, size: usize, note: String| writeln!(f, "  {what:<20} {:>10}   {note}", bytes(size));
         let note = format!("matrices {}, vectors f32", self.matrix_dtypes);
         row("weights", self.weight_bytes, note)?;
         let unshared = bytes(self.unshared_activation_bytes);
@@ -67,10 +67,10 @@ impl fmt::Display for Memory {
         let layer = fullest.layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
         let live = bytes(fullest.bytes);
         writeln!(f, "\n  Fullest moment: op {}, {}{layer}, {live} live", fullest.op, fullest.kind)?;
-        writeln!(f, "  {:<24} {:>10}   {:>12}   shape", "tensor", "size", "offset")?;
+        writeln!(f, "  {:<20} {:>10}   {:>14}   shape", "tensor", "size", "offset")?;
         for tensor in &fullest.tensors {
             let size = bytes(tensor.bytes);
-            writeln!(f, "  {:<24} {size:>10}   {:>12}   {}", tensor.name, tensor.offset, tensor.shape)?;
+            writeln!(f, "  {:<20} {size:>10}   {:>14}   {}", tensor.name, tensor.offset, tensor.shape)?;
         }
         Ok(())
     }
@@ -86,7 +86,7 @@ fn estimate(estimate: &Estimate, tokens: usize, f: &mut fmt::Formatter<'_>) -> f
     let titles = ["weights", "activations", "states", "FLOPs", "time", "share"];
     writeln!(
         f,
-        "    {:<22} {:>5} {:>10} {:>11} {:>10} {:>8} {:>9} {:>6}  bound",
+        "    {:<20} {:>5} {:>10} {:>11} {:>10} {:>8} {:>9} {:>6}  bound",
         "op", "count", titles[0], titles[1], titles[2], titles[3], titles[4], titles[5]
     )?;
     let mut line = |name: &str, count: usize, cost: &crate::Cost, time: f64, bound: &str| {
@@ -96,7 +96,7 @@ fn estimate(estimate: &Estimate, tokens: usize, f: &mut fmt::Formatter<'_>) -> f
             [weights, activations, states].map(|size| if size == 0 { "-".into() } else { bytes(size as usize) });
         let flops = if cost.flops == 0 { "-".into() } else { scaled(cost.flops as f64) };
         let text = format!(
-            "    {name:<22} {count:>5} {:>10} {:>11} {:>10} {flops:>8} {:>9} {share:>6}  {bound}",
+            "    {name:<20} {count:>5} {:>10} {:>11} {:>10} {flops:>8} {:>9} {share:>6}  {bound}",
             cells[0],
             cells[1],
             cells[2],
