@@ -1,7 +1,9 @@
 use super::*;
 use crate::testing::{BF16, any_config, dense, one_gdn_layer, qwen_0_8b, qwen_4b, tinytales};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use refrain_model::{Checkpoint, WeightSource};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 fn weight<'a>(program: &'a Program, name: &str) -> &'a WeightDef {
     program.weights.iter().find(|weight| weight.name == name).unwrap_or_else(|| panic!("no weight {name}"))
@@ -149,4 +151,29 @@ fn what_no_layer_uses_is_not_checked() {
     let mut config = dense();
     config.gdn = Some(GdnConfig { num_key_heads: 0, ..tinytales().gdn.unwrap() });
     Program::build(&config, &BF16).unwrap();
+}
+
+/// The embedded model's own files: every tensor a program names is there with its shape, and none is left over.
+#[test]
+fn the_program_of_tinytales_takes_every_tensor_of_its_checkpoint() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tinytales");
+    let json = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config = ModelConfig::from_json(&json).unwrap();
+    assert_eq!(config, tinytales());
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let program = Program::build(&config, &BF16).unwrap();
+    let mut left: BTreeSet<&str> = checkpoint.tensors().map(|(name, _)| name).collect();
+    for weight in &program.weights {
+        for part in &weight.parts {
+            let tensor = checkpoint.tensor(&part.source).unwrap_or_else(|| panic!("no {}", part.source));
+            let shape = match weight.kind {
+                WeightKind::Matrix { inputs, .. } => vec![part.source_rows, inputs],
+                WeightKind::Vector { .. } => vec![part.source_rows],
+                WeightKind::Convolution { taps, .. } => vec![part.source_rows, 1, taps],
+            };
+            assert_eq!(tensor.shape, shape, "{}", part.source);
+            left.remove(part.source.as_str());
+        }
+    }
+    assert!(left.is_empty(), "{left:?}");
 }
