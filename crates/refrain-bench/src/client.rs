@@ -161,7 +161,7 @@ impl EventStream {
 #[derive(Debug, Default)]
 struct EventDecoder {
     pending: Vec<u8>,
-    /// Bytes of `pending` that are consumed, and bytes that are known to hold no line end.
+    /// Leading bytes of `pending` that are done with.
     consumed: usize,
     data: Option<String>,
 }

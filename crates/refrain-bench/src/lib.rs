@@ -5,10 +5,19 @@
 #![forbid(unsafe_code)]
 
 mod arrivals;
+mod client;
+mod error;
+pub mod latency;
 mod machine;
+mod offline;
+pub mod serve;
 pub mod statistics;
+mod table;
+pub mod throughput;
 mod workload;
 
 pub use arrivals::Arrivals;
+pub use error::BenchError;
 pub use machine::{BANDWIDTH_BUFFER_BYTES, peak_memory_bytes, read_bandwidth};
+pub use offline::EngineFacts;
 pub use workload::{RandomWorkload, Sample, Vocabulary};
