@@ -1,0 +1,256 @@
+//! The command line: flags and environment variables as they are given. What they come to is [`crate::load`]'s.
+//!
+//! This is the one place where environment variables are read. Each flag `--some-flag` can also be given as
+//! `REFRAIN_SOME_FLAG`, which means exactly the flag; the flag goes before the variable.
+
+pub mod bench;
+pub mod chat;
+pub mod engine;
+pub mod explain;
+pub mod model;
+mod origins;
+pub mod server;
+pub mod values;
+
+pub use origins::{Origin, Origins};
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
+use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use engine::EngineArgs;
+
+/// An LLM inference engine and OpenAI-compatible server for hybrid models.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "refrain", version, arg_required_else_help = true, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "\
+Examples:
+  refrain serve                          the embedded model at http://127.0.0.1:8000
+  refrain chat --prompt 'Tell me a story about a fox.'
+  refrain serve Qwen/Qwen3.5-0.8B --max-model-len 32K --dtype bfloat16
+
+Every flag can be given as an environment variable: --max-model-len is REFRAIN_MAX_MODEL_LEN.")]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// How much is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over the OpenAI API
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+    /// Talk to a model in the terminal
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(Box<chat::ChatArgs>),
+    /// Measure speed
+    #[command(subcommand, after_help = BENCH_EXAMPLES)]
+    Bench(Box<bench::BenchCommand>),
+    /// Show what a model is made of and what it can cost at best
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Box<explain::ExplainArgs>),
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  refrain serve
+  refrain serve --model ./Qwen3.5-4B --dtype bfloat16 --max-model-len 32768 --max-num-seqs 1
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Tell me a story.\"}]}'";
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  refrain chat
+  refrain chat --prompt 'Tell me a story about a fox.' --max-tokens 200
+  echo 'What is the capital of France?' | refrain chat --temperature 0
+  cat story.txt | refrain chat --prompt 'What is this story about?'
+
+In a conversation, /reset begins anew, /system TEXT changes the instruction, /exit or Ctrl-D leaves, Ctrl-C stops the
+answer.";
+
+const BENCH_EXAMPLES: &str = "\
+Example:
+  refrain bench latency --batch-size 1 --num-iters 5";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  refrain explain
+  refrain explain ./Qwen3.5-4B --tokens 8192 --bandwidth 40G --flops 2T";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Example:
+  refrain completions bash > ~/.local/share/bash-completion/completions/refrain";
+
+/// Flags of `refrain serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The server.
+    #[command(flatten)]
+    pub server: server::ServerArgs,
+}
+
+/// How much is logged.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// What to log on standard error [default: info; warn for chat and explain]
+    #[arg(long, value_enum, value_name = "LEVEL", env = "REFRAIN_LOG", global = true)]
+    pub log_level: Option<LogLevel>,
+
+    /// Log warnings and errors only, and don't print the settings
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// `--log-level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// Nothing
+    Off,
+    /// What failed
+    Error,
+    /// What may be wrong, too
+    Warn,
+    /// What happens, too
+    Info,
+    /// Details, too
+    Debug,
+    /// Everything
+    Trace,
+}
+
+impl Cli {
+    /// How much is logged.
+    pub fn log_level(&self) -> LogLevel {
+        if self.log.quiet {
+            return LogLevel::Warn;
+        }
+        self.log.log_level.unwrap_or(match self.command {
+            Command::Serve(_) | Command::Bench(_) => LogLevel::Info,
+            Command::Chat(_) | Command::Explain(_) | Command::Completions { .. } => LogLevel::Warn,
+        })
+    }
+
+    fn engine_args(&self) -> Option<&EngineArgs> {
+        match &self.command {
+            Command::Serve(args) => Some(&args.engine),
+            Command::Chat(args) => Some(&args.engine),
+            Command::Explain(args) => Some(&args.engine),
+            Command::Bench(command) => match &**command {
+                bench::BenchCommand::Latency(args) => Some(&args.engine),
+                bench::BenchCommand::Throughput(args) => Some(&args.engine),
+                bench::BenchCommand::Serve(_) => None,
+            },
+            Command::Completions { .. } => None,
+        }
+    }
+}
+
+/// The command line of the program, with a variable for every flag.
+pub fn command() -> clap::Command {
+    with_variables(Cli::command())
+}
+
+fn with_variables(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let Some(long) = arg.get_long().filter(|long| !["help", "version"].contains(long)) else { return arg };
+            let variable = format!("REFRAIN_{}", long.replace('-', "_").to_uppercase());
+            let arg = if arg.get_env().is_none() { arg.env(variable) } else { arg };
+            let arg = if matches!(arg.get_action(), ArgAction::SetTrue) {
+                arg.value_parser(BoolishValueParser::new())
+            } else {
+                arg
+            };
+            arg.hide_env(true)
+        })
+        .mut_subcommands(with_variables)
+}
+
+/// Reads a command line, program name first, and the environment.
+///
+/// # Errors
+/// What is wrong with it, ready to be printed; asking for help or the version is such an error too.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, Origins), clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments.into_iter().map(long_form))?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let origins = Origins::new(&command, &matches);
+    if let Some(engine) = cli.engine_args() {
+        let refuse = |message| command.clone().error(ErrorKind::InvalidValue, message);
+        engine.check().map_err(refuse)?;
+        if origins.given_twice(&engine.model) {
+            let message = "the model is named twice, by --model and by itself; name it once".to_owned();
+            return Err(refuse(message));
+        }
+    }
+    Ok((cli, origins))
+}
+
+/// vLLM has a few flags of one dash and several letters, which are no flags to clap: `-tp 1`, `-cc.mode=NONE`.
+fn long_form(argument: OsString) -> OsString {
+    const SHORT: [(&str, &str); 3] = [
+        ("-tp", "--tensor-parallel-size"),
+        ("-cc", "--compilation-config"),
+        ("--compilation-config", "--compilation-config"),
+    ];
+    let Some(text) = argument.to_str() else { return argument };
+    for (short, long) in SHORT {
+        match text.strip_prefix(short) {
+            Some("") => return long.into(),
+            Some(value) if value.starts_with('=') => return format!("{long}{value}").into(),
+            Some(key) if key.starts_with('.') && long == "--compilation-config" => return format!("{long}={key}").into(),
+            _ => {}
+        }
+    }
+    argument
+}
+
+/// A sentence about each variable that looks like ours and means nothing, such as `REFRAIN_MAX_MODEL_LENGTH`.
+pub fn unknown_variables(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    collect_variables(&command(), &mut known);
+    let mut unknown: Vec<String> = variables
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with("REFRAIN_") && !known.contains(name))
+        .collect();
+    unknown.sort();
+    unknown
+        .into_iter()
+        .map(|name| {
+            let likeness = |candidate: &&String| (strsim::jaro_winkler(candidate, &name) * 1e6) as u64;
+            match known.iter().max_by_key(likeness) {
+                Some(nearest) => format!("the variable {name} means nothing; did you mean {nearest}?"),
+                None => format!("the variable {name} means nothing"),
+            }
+        })
+        .collect()
+}
+
+fn collect_variables(command: &clap::Command, names: &mut BTreeSet<String>) {
+    names.extend(command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())));
+    command.get_subcommands().for_each(|command| collect_variables(command, names));
+}
+
+#[cfg(test)]
+mod tests;

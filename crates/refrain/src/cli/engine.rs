@@ -1,0 +1,257 @@
+//! Memory, scheduling, device and modes: everything about the engine that is not the model.
+
+use clap::{Args, ValueEnum};
+use refrain_engine::SchedulingPolicy;
+use serde_json::Value;
+
+use super::model::ModelArgs;
+use super::values::{at_least_one, fraction, human_readable_int};
+
+/// All flags that make an engine.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArgs {
+    /// Which model, and how it is read.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How memory is divided.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    /// Who runs when.
+    #[command(flatten)]
+    pub scheduler: SchedulerArgs,
+    /// What computes.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Compiled modes and graphs.
+    #[command(flatten)]
+    pub compile: CompileArgs,
+}
+
+/// How memory is divided.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryArgs {
+    /// Part of the memory that weights, activations and caches may take; on a CPU, of the memory that this process may
+    /// use [default: 0.90]
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    pub gpu_memory_utilization: Option<f64>,
+
+    /// Bytes for KV cache and GDN states together, instead of a part of the memory (8G, 500M)
+    #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
+    pub kv_cache_memory_bytes: Option<usize>,
+
+    /// Number of KV blocks, instead of as many as fit
+    #[arg(long, value_name = "BLOCKS", value_parser = at_least_one)]
+    pub num_gpu_blocks_override: Option<usize>,
+
+    /// Tokens in a KV block: 16
+    #[arg(long, value_name = "TOKENS", value_parser = block_size)]
+    pub block_size: Option<usize>,
+
+    /// Type of the cached keys and values: auto (that of --dtype), bfloat16, float16 or float32 [default: auto]
+    #[arg(long, value_name = "TYPE", value_parser = kv_cache_dtype)]
+    pub kv_cache_dtype: Option<KvCacheDtype>,
+
+    /// Type of the GDN states: auto or float32
+    #[arg(long, value_name = "TYPE", value_parser = ssm_cache_dtype)]
+    pub mamba_ssm_cache_dtype: Option<String>,
+
+    /// Reuse the cache of prompts that begin alike; not available yet
+    #[arg(long)]
+    pub enable_prefix_caching: bool,
+
+    /// Compute every prompt anew; this is always so
+    #[arg(long)]
+    pub no_enable_prefix_caching: bool,
+}
+
+/// Who runs when.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Scheduler")]
+pub struct SchedulerArgs {
+    /// Most sequences that run at a time [default: 64, or as many as fit]
+    #[arg(long, value_name = "SEQUENCES", value_parser = at_least_one)]
+    pub max_num_seqs: Option<usize>,
+
+    /// Most tokens in one step; longer prompts are processed in several [default: 2048]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_num_batched_tokens: Option<usize>,
+
+    /// Process long prompts in several steps; this is always so
+    #[arg(long)]
+    pub enable_chunked_prefill: bool,
+
+    /// Process every prompt in one step; not available
+    #[arg(long)]
+    pub no_enable_chunked_prefill: bool,
+
+    /// Who goes first when not everybody can [default: fcfs]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub scheduling_policy: Option<SchedulingPolicyArg>,
+
+    /// Most requests that may wait; more are refused with status 503 [default: no limit]
+    #[arg(long, value_name = "REQUESTS", value_parser = at_least_one)]
+    pub max_num_queued_reqs: Option<usize>,
+
+    /// Most prompt tokens that may wait; more are refused with status 503 [default: no limit]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_num_queued_tokens: Option<usize>,
+}
+
+/// What computes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// What computes: auto or cpu [default: auto]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    pub device: Option<String>,
+
+    /// Threads of the CPU backend [default: one for each core that the process may use]
+    #[arg(long, value_name = "THREADS", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+
+    /// Devices that share the model: 1
+    #[arg(long, value_name = "DEVICES", value_parser = tensor_parallel_size)]
+    pub tensor_parallel_size: Option<usize>,
+}
+
+/// Compiled modes and graphs, by vLLM's names.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Modes")]
+pub struct CompileArgs {
+    /// Run the ops one by one; this is what runs
+    #[arg(long)]
+    pub enforce_eager: bool,
+
+    /// Compiled modes and graphs, as JSON or as -cc.KEY=VALUE; only mode NONE and cudagraph_mode NONE are available yet
+    #[arg(long, value_name = "JSON", value_parser = compilation_config)]
+    pub compilation_config: Vec<String>,
+
+    /// Optimization level; only 0 is available yet
+    #[arg(long, short = 'O', value_name = "LEVEL", value_parser = optimization_level)]
+    pub optimization_level: Option<u8>,
+}
+
+impl EngineArgs {
+    /// Refuses what is known but can't be had yet.
+    ///
+    /// # Errors
+    /// A sentence that says what is there instead.
+    pub fn check(&self) -> Result<(), String> {
+        if self.memory.enable_prefix_caching && !self.memory.no_enable_prefix_caching {
+            return Err("--enable-prefix-caching: prefix caching is not available yet; leave the flag out".to_owned());
+        }
+        if self.scheduler.no_enable_chunked_prefill && !self.scheduler.enable_chunked_prefill {
+            return Err("--no-enable-chunked-prefill: long prompts are always processed in several steps; leave the \
+                        flag out, and raise --max-num-batched-tokens for larger steps"
+                .to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// `--scheduling-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchedulingPolicyArg {
+    /// First come, first served
+    Fcfs,
+    /// The request with the smallest priority number first
+    Priority,
+}
+
+impl From<SchedulingPolicyArg> for SchedulingPolicy {
+    fn from(policy: SchedulingPolicyArg) -> Self {
+        match policy {
+            SchedulingPolicyArg::Fcfs => SchedulingPolicy::Fcfs,
+            SchedulingPolicyArg::Priority => SchedulingPolicy::Priority,
+        }
+    }
+}
+
+/// `--kv-cache-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvCacheDtype(pub Option<refrain_model::Dtype>);
+
+fn kv_cache_dtype(text: &str) -> Result<KvCacheDtype, String> {
+    use refrain_model::Dtype;
+    Ok(KvCacheDtype(match text {
+        "auto" => None,
+        "bfloat16" => Some(Dtype::Bf16),
+        "float16" | "half" => Some(Dtype::F16),
+        "float32" | "float" => Some(Dtype::F32),
+        text if text.starts_with("fp8") => {
+            return Err("FP8 caches are not available yet; use auto, bfloat16, float16 or float32".to_owned());
+        }
+        _ => return Err("must be auto, bfloat16, float16 or float32".to_owned()),
+    }))
+}
+
+fn block_size(text: &str) -> Result<usize, String> {
+    match human_readable_int(text) {
+        Ok(refrain_device::BLOCK_TOKENS) => Ok(refrain_device::BLOCK_TOKENS),
+        _ => Err("KV blocks have 16 tokens; leave the flag out or give 16".to_owned()),
+    }
+}
+
+fn ssm_cache_dtype(text: &str) -> Result<String, String> {
+    match text {
+        "auto" | "float32" | "float" => Ok(text.to_owned()),
+        _ => Err("GDN states are kept in float32; leave the flag out or give float32".to_owned()),
+    }
+}
+
+fn device(text: &str) -> Result<String, String> {
+    match text {
+        "auto" | "cpu" => Ok(text.to_owned()),
+        "cuda" | "hip" | "sim" => Err("this device is not available yet; use cpu or auto".to_owned()),
+        _ => Err("must be auto or cpu".to_owned()),
+    }
+}
+
+fn tensor_parallel_size(text: &str) -> Result<usize, String> {
+    match human_readable_int(text)? {
+        1 => Ok(1),
+        0 => Err("must be 1".to_owned()),
+        _ => Err("a model on several devices is not available yet; leave the flag out or give 1".to_owned()),
+    }
+}
+
+fn optimization_level(text: &str) -> Result<u8, String> {
+    match text {
+        "0" => Ok(0),
+        "1" | "2" | "3" => Err("compiled modes and graphs are not available yet; only level 0, eager, is".to_owned()),
+        _ => Err("must be 0".to_owned()),
+    }
+}
+
+/// Accepts what asks for eager execution and refuses everything else, so that no setting is without effect.
+fn compilation_config(text: &str) -> Result<String, String> {
+    let unavailable = |key: &str| {
+        format!(
+            "{key}: compiled modes and graphs are not available yet; only \
+             '{{\"mode\": \"NONE\", \"cudagraph_mode\": \"NONE\"}}' is, which is what runs"
+        )
+    };
+    let check = |key: &str, value: &Value| match (key, value) {
+        ("mode" | "cudagraph_mode", Value::String(text)) if text.eq_ignore_ascii_case("none") || text == "0" => Ok(()),
+        ("mode" | "level", Value::Number(number)) if number.as_u64() == Some(0) => Ok(()),
+        _ => Err(unavailable(key)),
+    };
+    // `-cc.mode=NONE` arrives as `.mode=NONE`.
+    if let Some(assignment) = text.strip_prefix('.') {
+        let (key, value) = assignment.split_once('=').ok_or("must be -cc.KEY=VALUE")?;
+        check(key, &Value::String(value.to_owned()))?;
+        return Ok(text.to_owned());
+    }
+    if text == "0" {
+        return Ok(text.to_owned());
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(map)) => {
+            map.iter().try_for_each(|(key, value)| check(key, value))?;
+            Ok(text.to_owned())
+        }
+        Ok(_) => Err(unavailable(text)),
+        Err(error) => Err(format!("must be a JSON object: {error}")),
+    }
+}

@@ -1,0 +1,46 @@
+//! Flags of `refrain explain`.
+
+use clap::Args;
+
+use super::engine::EngineArgs;
+use super::values::{at_least_one, human_readable_int};
+
+/// Flags of `refrain explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// What to explain.
+    #[command(flatten)]
+    pub options: ExplainOptions,
+    /// The engine that is explained.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// What to explain.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Explanation")]
+pub struct ExplainOptions {
+    /// Tokens of the prompt whose prefill is estimated, and of the context in which a token is decoded
+    #[arg(long, value_name = "TOKENS", default_value = "1024", value_parser = at_least_one)]
+    pub tokens: usize,
+    /// Sequences that are decoded together
+    #[arg(long, value_name = "SEQUENCES", default_value = "1", value_parser = at_least_one)]
+    pub batch_size: usize,
+    /// Memory bandwidth of the machine in bytes per second (40G) [default: measured]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub bandwidth: Option<f64>,
+    /// Arithmetic of the machine in floating-point operations per second (3T) [default: left out]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub flops: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A rate, whose suffixes are all powers of 1000: nobody means 1024 here.
+fn rate(text: &str) -> Result<f64, String> {
+    match human_readable_int(&text.to_ascii_lowercase())? {
+        0 => Err("must be above 0".to_owned()),
+        rate => Ok(rate as f64),
+    }
+}

@@ -1,0 +1,143 @@
+use super::*;
+use values::{DtypeArg, MaxModelLen};
+
+fn parse_line(line: &str) -> Result<(Cli, Origins), String> {
+    parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+}
+
+fn serve(line: &str) -> ServeArgs {
+    let (cli, _) = parse_line(line).unwrap_or_else(|error| panic!("{line}\n{error}"));
+    match cli.command {
+        Command::Serve(args) => *args,
+        command => panic!("{command:?}"),
+    }
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    command().debug_assert();
+}
+
+#[test]
+fn launch_commands_of_vllm_work_as_they_stand() {
+    for eager in ["--enforce-eager", ""] {
+        let args = serve(&format!(
+            "refrain serve --model /models/Qwen3.5-4B --tensor-parallel-size 1 --dtype bfloat16 --max-model-len 32768 \
+             --gpu-memory-utilization 0.90 {eager} --max-num-seqs 1 --skip-mm-profiling"
+        ));
+        assert_eq!(args.engine.model.model.as_deref(), Some("/models/Qwen3.5-4B"));
+        assert_eq!(args.engine.model.dtype, Some(DtypeArg::Bfloat16));
+        assert_eq!(args.engine.model.max_model_len, Some(MaxModelLen::Tokens(32768)));
+        assert_eq!(args.engine.memory.gpu_memory_utilization, Some(0.9));
+        assert_eq!(args.engine.scheduler.max_num_seqs, Some(1));
+        assert_eq!(args.engine.compile.enforce_eager, !eager.is_empty());
+        assert!(args.engine.model.skip_mm_profiling);
+    }
+}
+
+#[test]
+fn short_forms_of_vllm_are_understood() {
+    for line in [
+        "refrain serve -tp 1 -cc.mode=NONE -cc.cudagraph_mode=none -O0",
+        "refrain serve -tp=1 -cc {\"mode\":0,\"cudagraph_mode\":\"NONE\"}",
+        "refrain serve --compilation-config.mode=NONE -O 0",
+        "refrain serve --dtype half --served-model-name a b --api-key k1 k2 --max-model-len auto",
+        "refrain serve --block-size 16 --no-enable-prefix-caching --enable-chunked-prefill --kv-cache-dtype auto",
+    ] {
+        serve(line);
+    }
+}
+
+#[test]
+fn what_is_not_there_yet_says_so() {
+    for (flags, word) in [
+        ("--device cuda", "not available yet"),
+        ("--device abacus", "auto or cpu"),
+        ("--tensor-parallel-size 2", "not available yet"),
+        ("--enable-prefix-caching", "not available yet"),
+        ("--no-enable-chunked-prefill", "max-num-batched-tokens"),
+        ("--block-size 32", "16"),
+        ("--kv-cache-dtype fp8", "not available yet"),
+        ("--mamba-ssm-cache-dtype bfloat16", "float32"),
+        ("-cc.cudagraph_mode=FULL", "not available yet"),
+        ("--compilation-config {\"mode\":3}", "not available yet"),
+        ("--compilation-config {\"pass_config\":{}}", "pass_config"),
+        ("--compilation-config mode", "JSON"),
+        ("-O3", "not available yet"),
+        ("--load-format pt", "safetensors"),
+        ("--gpu-memory-utilization 1.5", "at most 1"),
+        ("--max-model-len 0", "at least 1"),
+        ("--max-model-len 1.5K", "1.5k"),
+        ("--max-num-seqs 0", "at least 1"),
+        ("--scheduling-policy random", "fcfs"),
+        ("--dtype int8", "bfloat16"),
+        ("--max-model-length 5", "--max-model-len"),
+        ("--override-generation-config {]", "JSON"),
+        ("--port 70000", "65535"),
+        ("a --model b", "twice"),
+    ] {
+        let line = format!("refrain serve {flags}");
+        let message = parse_line(&line).map(|_| ()).expect_err(&line);
+        assert!(message.contains(word), "{line}\n{message}");
+    }
+}
+
+#[test]
+fn origins_tell_flags_from_defaults() {
+    let (_, origins) = parse_line("refrain serve some/model --max-num-seqs 4 --port 8000").unwrap();
+    assert_eq!(origins.of("max_num_seqs"), Origin::Flag);
+    assert_eq!(origins.of("port"), Origin::Flag);
+    assert_eq!(origins.of("host"), Origin::Default);
+    assert_eq!(origins.of("max_model_len"), Origin::Default);
+    assert_eq!(origins.resolve("model", Origin::Given), Origin::Flag);
+    assert_eq!(origins.resolve("max_num_seqs", Origin::Derived("x".to_owned())), Origin::Derived("x".to_owned()));
+}
+
+#[test]
+fn allowed_origins_and_keys_may_be_written_as_in_vllm() {
+    let args = serve("refrain serve --allowed-origins [\"*\"] --api-key a b");
+    assert_eq!(args.server.origins().unwrap(), ["*"]);
+    assert_eq!(args.server.api_keys(), ["a", "b"]);
+    let args = serve("refrain serve --allowed-origins http://a http://b");
+    assert_eq!(args.server.origins().unwrap(), ["http://a", "http://b"]);
+    assert!(serve("refrain serve --allowed-origins [1]").server.origins().is_err());
+}
+
+#[test]
+fn variables_that_mean_nothing_are_named_with_the_nearest_that_does() {
+    let names = ["PATH", "REFRAIN_MAX_MODEL_LEN", "REFRAIN_MAX_MODEL_LENGTH", "REFRAIN_LOG"];
+    let warnings = unknown_variables(names.map(OsString::from));
+    assert_eq!(
+        warnings,
+        ["the variable REFRAIN_MAX_MODEL_LENGTH means nothing; did you mean REFRAIN_MAX_MODEL_LEN?"]
+    );
+}
+
+#[test]
+fn chat_is_quiet_unless_told_otherwise() {
+    let level = |line| parse_line(line).unwrap().0.log_level();
+    assert_eq!(level("refrain chat"), LogLevel::Warn);
+    assert_eq!(level("refrain chat --log-level info"), LogLevel::Info);
+    assert_eq!(level("refrain serve"), LogLevel::Info);
+    assert_eq!(level("refrain serve --quiet"), LogLevel::Warn);
+}
+
+#[test]
+fn help_texts() {
+    for path in [
+        vec![],
+        vec!["serve"],
+        vec!["chat"],
+        vec!["bench"],
+        vec!["bench", "latency"],
+        vec!["bench", "throughput"],
+        vec!["bench", "serve"],
+        vec!["explain"],
+        vec!["completions"],
+    ] {
+        let arguments = ["refrain"].into_iter().chain(path.iter().copied()).chain(["--help"]).map(OsString::from);
+        let help = parse(arguments).unwrap_err().to_string();
+        assert!(help.contains("Example"), "no example in the help of {path:?}");
+        insta::assert_snapshot!(format!("help_{}", path.join("_")), help);
+    }
+}

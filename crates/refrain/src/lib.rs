@@ -1,0 +1,4 @@
+//! The command line of Refrain, and [`load::load`], which turns a model and flags into a running engine.
+#![forbid(unsafe_code)]
+
+pub mod cli;
