@@ -218,7 +218,9 @@ fn long_form(argument: OsString) -> OsString {
         match text.strip_prefix(short) {
             Some("") => return long.into(),
             Some(value) if value.starts_with('=') => return format!("{long}{value}").into(),
-            Some(key) if key.starts_with('.') && long == "--compilation-config" => return format!("{long}={key}").into(),
+            Some(key) if key.starts_with('.') && long == "--compilation-config" => {
+                return format!("{long}={key}").into();
+            }
             _ => {}
         }
     }

@@ -107,10 +107,7 @@ fn allowed_origins_and_keys_may_be_written_as_in_vllm() {
 fn variables_that_mean_nothing_are_named_with_the_nearest_that_does() {
     let names = ["PATH", "REFRAIN_MAX_MODEL_LEN", "REFRAIN_MAX_MODEL_LENGTH", "REFRAIN_LOG"];
     let warnings = unknown_variables(names.map(OsString::from));
-    assert_eq!(
-        warnings,
-        ["the variable REFRAIN_MAX_MODEL_LENGTH means nothing; did you mean REFRAIN_MAX_MODEL_LEN?"]
-    );
+    assert_eq!(warnings, ["the variable REFRAIN_MAX_MODEL_LENGTH means nothing; did you mean REFRAIN_MAX_MODEL_LEN?"]);
 }
 
 #[test]

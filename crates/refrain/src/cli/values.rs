@@ -12,7 +12,9 @@ use refrain_model::Dtype;
 pub fn human_readable_int(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let wrong = || {
-        format!("{text:?} is no whole number; write 32768, 32k (= 32000), 25.6k (= 25600), 32K (= 32768) or 1M (= 1048576)")
+        format!(
+            "{text:?} is no whole number; write 32768, 32k (= 32000), 25.6k (= 25600), 32K (= 32768) or 1M (= 1048576)"
+        )
     };
     let Some(suffix) = text.chars().last().filter(|last| !last.is_ascii_digit()) else {
         return text.parse().map_err(|_| wrong());
@@ -117,7 +119,8 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// What the JSON parser says.
 pub fn json_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
-    serde_json::from_str(text).map_err(|error| format!("must be a JSON object such as '{{\"temperature\": 0.7}}': {error}"))
+    serde_json::from_str(text)
+        .map_err(|error| format!("must be a JSON object such as '{{\"temperature\": 0.7}}': {error}"))
 }
 
 /// `--dtype`, with vLLM's names.
@@ -175,7 +178,8 @@ mod tests {
     #[test]
     fn what_is_no_number_is_explained() {
         assert!(human_readable_int("25.6K").unwrap_err().contains("25.6k"));
-        for text in ["", "k", "1e3k", "-1", "1.5", "inf", "infk", "nank", "32 k x", "99999999T", "1é", "-5k", "1e30g"] {
+        for text in ["", "k", "1e3k", "-1", "1.5", "inf", "infk", "nank", "32 k x", "99999999T", "1é", "-5k", "1e30g"]
+        {
             assert!(human_readable_int(text).is_err(), "{text}");
         }
     }

@@ -1,0 +1,331 @@
+//! From a model's name and some settings to a running engine.
+
+mod plan;
+mod progress;
+mod settings;
+mod texts;
+mod types;
+
+pub use plan::{DEFAULT_MAX_NUM_BATCHED_TOKENS, PlanInputs, Planned, plan};
+pub use settings::{Setting, Settings, human_bytes};
+pub use types::{Types, choose, flag_name};
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
+use refrain_device::DeviceError;
+use refrain_engine::{Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, SchedulingPolicy};
+use refrain_model::{Dtype, Model, ModelError, ModelSource, ResolveOptions};
+use refrain_program::{Program, ProgramError};
+use refrain_server::TextEngine;
+use serde_json::{Map, Value, json};
+
+use crate::cli::Origin;
+
+/// What to load and how. `None` is what nobody said; the default value loads the embedded model with the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Folder, `owner/name`, or the embedded model.
+    pub model: Option<String>,
+    /// Where models are looked for.
+    pub resolve: ResolveOptions,
+    /// Another tokenizer: a folder or a tokenizer.json.
+    pub tokenizer: Option<PathBuf>,
+    /// No tokenizer at all.
+    pub skip_tokenizer_init: bool,
+    /// Another chat template.
+    pub chat_template: Option<PathBuf>,
+    /// Where sampling defaults come from.
+    pub generation_config: Option<GenerationSource>,
+    /// Sampling defaults that replace those.
+    pub override_generation_config: Option<Map<String, Value>>,
+    /// Names under which the model is served; empty is its own.
+    pub served_model_names: Vec<String>,
+    /// Type of weights and arithmetic; `None` is the checkpoint's.
+    pub dtype: Option<Dtype>,
+    /// Type of the KV cache; `None` is that of `dtype`.
+    pub kv_cache_dtype: Option<Dtype>,
+    /// Most tokens of a sequence; `None` is what the model has or what fits.
+    pub max_model_len: Option<usize>,
+    /// Most sequences that run.
+    pub max_num_seqs: Option<usize>,
+    /// Most tokens in a step.
+    pub max_num_batched_tokens: Option<usize>,
+    /// Part of the usable memory that may be taken.
+    pub gpu_memory_utilization: Option<f64>,
+    /// Bytes for the state pools instead.
+    pub kv_cache_memory_bytes: Option<usize>,
+    /// Number of KV blocks instead.
+    pub num_gpu_blocks_override: Option<usize>,
+    /// Who goes first.
+    pub scheduling_policy: Option<SchedulingPolicy>,
+    /// Most requests that may wait.
+    pub max_num_queued_reqs: Option<usize>,
+    /// Most prompt tokens that may wait.
+    pub max_num_queued_tokens: Option<usize>,
+    /// Compute threads.
+    pub threads: Option<usize>,
+    /// Seed of requests without one.
+    pub seed: Option<u64>,
+}
+
+/// Where sampling defaults come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GenerationSource {
+    /// The model's generation_config.json.
+    Model,
+    /// Nowhere: vLLM's neutral defaults.
+    Neutral,
+    /// The generation_config.json of a folder.
+    Folder(PathBuf),
+}
+
+/// `--gpu-memory-utilization` when nobody says otherwise.
+pub const DEFAULT_UTILIZATION: f64 = 0.90;
+
+/// A running engine and what it was made from.
+pub struct Loaded {
+    /// The model; its weights have been copied into the backend.
+    pub model: Model,
+    /// The program that runs.
+    pub program: Program,
+    /// The engine.
+    pub engine: EngineHandle,
+    /// The engine with text at both ends.
+    pub text: TextEngine,
+    /// Names under which the model is served, at least one.
+    pub served_model_names: Vec<String>,
+    /// What was decided.
+    pub report: Report,
+}
+
+/// What was decided while loading, and how long it took.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Every setting with its value and origin.
+    pub settings: Settings,
+    /// Where the memory goes.
+    pub memory: MemoryPlan,
+    /// Memory that this process may use.
+    pub usable: UsableMemory,
+    /// Compute threads.
+    pub threads: usize,
+    /// Seconds to read the model's files, without the weights.
+    pub open_seconds: f64,
+    /// Seconds to read and pack the weights and to start.
+    pub weights_seconds: f64,
+}
+
+/// Why nothing was loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The model can't be found or read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// No program can be made for it.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// A setting has a value that can't be had.
+    #[error("{flag}: {why}")]
+    Setting {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// A file that a flag names can't be read.
+    #[error("{}: cannot read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The memory is not enough.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The backend can't be loaded.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The engine can't be started.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A model whose weights have not been read, the program for it, and the plan of its memory.
+pub struct Prepared {
+    /// The model.
+    pub model: Model,
+    /// The program.
+    pub program: Program,
+    /// The plan.
+    pub planned: Planned,
+    /// How the backend computes.
+    pub cpu: CpuOptions,
+    /// Every setting so far.
+    pub settings: Settings,
+    /// Memory that this process may use.
+    pub usable: UsableMemory,
+    open_seconds: f64,
+}
+
+/// Finds and opens a model and plans its memory, without reading weights.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
+    let start = Instant::now();
+    let mut settings = Settings::default();
+    let source = ModelSource::resolve(options.model.as_deref(), &options.resolve)?;
+    let mut model = Model::open(&source)?;
+    let origin = if options.model.is_some() { Origin::Given } else { Origin::Default };
+    settings.push("model", &model.name, origin);
+    texts::replace(&mut model, options, &mut settings)?;
+
+    let stored = model.checkpoint.widest_matrix_dtype();
+    let types = choose(options.dtype, options.kv_cache_dtype, stored);
+    match options.dtype {
+        Some(dtype) => settings.push("dtype", describe_types(dtype, &types, stored), Origin::Given),
+        None => settings.push("dtype", describe_types(stored, &types, stored), Origin::File("*.safetensors")),
+    }
+    let kv_origin = match options.kv_cache_dtype {
+        Some(_) => Origin::Given,
+        None => Origin::Derived("dtype".to_owned()),
+    };
+    settings.push("kv_cache_dtype", flag_name(types.build.kv_cache), kv_origin);
+    let program = Program::build(&model.config, &types.build)?;
+
+    let threads = options.threads.unwrap_or_else(refrain_cpu::default_threads);
+    let cpu = CpuOptions { threads, precision: types.precision, isa: None };
+    let usable = refrain_cpu::usable_memory();
+    let inputs = PlanInputs {
+        model_max_len: model.config.max_position_embeddings,
+        max_model_len: options.max_model_len,
+        max_num_seqs: options.max_num_seqs,
+        max_num_batched_tokens: options.max_num_batched_tokens,
+        usable_bytes: usize::try_from(usable.bytes).unwrap_or(usize::MAX),
+        utilization: options.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION),
+        kv_cache_memory_bytes: options.kv_cache_memory_bytes,
+        num_blocks_override: options.num_gpu_blocks_override,
+    };
+    let planned = plan(&inputs, |limits| refrain_cpu::footprint(&program, limits, &cpu))?;
+    describe_plan(&mut settings, options, &planned);
+    settings.push("device", "cpu", Origin::Default);
+    let threads_origin = if options.threads.is_some() { Origin::Given } else { Origin::Derived("cores".to_owned()) };
+    settings.push("threads", threads, threads_origin);
+    let open_seconds = start.elapsed().as_secs_f64();
+    Ok(Prepared { model, program, planned, cpu, settings, usable, open_seconds })
+}
+
+/// Loads a model and starts an engine on it. `progress` shows the bytes of weights that have been read.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
+    let Prepared { model, program, planned, cpu, settings, usable, open_seconds } = prepare(options)?;
+    let start = Instant::now();
+    progress.set_length(model.checkpoint.total_bytes());
+    let weights = progress::Counted::new(&model.checkpoint, progress);
+    let backend = CpuBackend::load(&program, &weights, planned.limits, planned.memory.pools, &cpu)?;
+    progress.finish_and_clear();
+    let config = EngineConfig {
+        max_num_seqs: planned.limits.max_segments,
+        max_num_batched_tokens: planned.limits.max_tokens,
+        max_model_len: planned.limits.max_model_len,
+        pools: planned.memory.pools,
+        scheduling_policy: options.scheduling_policy.unwrap_or_default(),
+        max_num_queued_reqs: options.max_num_queued_reqs,
+        max_num_queued_tokens: options.max_num_queued_tokens,
+        eos_token_ids: model.eos_token_ids(),
+        vocab_size: program.vocab_size,
+        seed: options.seed.unwrap_or(0),
+    };
+    let engine = Engine::start(Box::new(backend), config)?;
+    let defaults = (&model.generation).into();
+    let text = TextEngine::new(engine.clone(), model.tokenizer.clone(), model.template.clone(), defaults);
+    let served_model_names = if options.served_model_names.is_empty() {
+        vec![model.name.clone()]
+    } else {
+        options.served_model_names.clone()
+    };
+    let report = Report {
+        settings,
+        memory: planned.memory,
+        usable,
+        threads: cpu.threads,
+        open_seconds,
+        weights_seconds: start.elapsed().as_secs_f64(),
+    };
+    Ok(Loaded { model, program, engine, text, served_model_names, report })
+}
+
+fn describe_types(dtype: Dtype, types: &Types, stored: Dtype) -> String {
+    let name = flag_name(dtype);
+    match (types.build.weights == dtype, types.build.weights == stored) {
+        (true, true) => name.to_owned(),
+        (true, false) => format!("{name} (weights converted from {})", flag_name(stored)),
+        (false, _) => format!("{name} (weights stay {})", flag_name(types.build.weights)),
+    }
+}
+
+fn describe_plan(settings: &mut Settings, options: &LoadOptions, planned: &Planned) {
+    settings.push("max_model_len", planned.limits.max_model_len, planned.max_model_len_origin.clone());
+    settings.push("max_num_seqs", planned.limits.max_segments, planned.max_num_seqs_origin.clone());
+    settings.push("max_num_batched_tokens", planned.limits.max_tokens, planned.max_num_batched_tokens_origin.clone());
+    match options.kv_cache_memory_bytes {
+        Some(bytes) => settings.push("kv_cache_memory_bytes", human_bytes(bytes), Origin::Given),
+        None => settings.push_or("gpu_memory_utilization", options.gpu_memory_utilization, DEFAULT_UTILIZATION),
+    }
+    let blocks = format!("{} KV blocks of {} tokens", planned.memory.pools.blocks, refrain_device::BLOCK_TOKENS);
+    match options.num_gpu_blocks_override {
+        Some(_) => settings.push("num_gpu_blocks_override", blocks, Origin::Given),
+        None => settings.push("block_size", blocks, Origin::Derived("memory plan".to_owned())),
+    }
+    let policy = match options.scheduling_policy.unwrap_or_default() {
+        SchedulingPolicy::Fcfs => "fcfs",
+        SchedulingPolicy::Priority => "priority",
+    };
+    settings.push_or("scheduling_policy", options.scheduling_policy.map(|_| policy), policy);
+    settings.push_or("max_num_queued_reqs", options.max_num_queued_reqs, "no limit");
+    settings.push_or("max_num_queued_tokens", options.max_num_queued_tokens, "no limit");
+    settings.push_or("seed", options.seed, 0);
+}
+
+impl Report {
+    /// Seconds from the start of loading to a running engine.
+    pub fn load_seconds(&self) -> f64 {
+        self.open_seconds + self.weights_seconds
+    }
+
+    /// The memory plan: each use in bytes, and the sum.
+    pub fn memory_json(&self) -> Map<String, Value> {
+        let mut json: Map<String, Value> =
+            self.memory.lines.iter().map(|line| (line.what.clone(), json!(line.bytes))).collect();
+        json.insert("total".to_owned(), json!(self.memory.total_bytes));
+        json.insert("usable".to_owned(), json!(self.usable.bytes));
+        json
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "Settings")?;
+        write!(f, "{}", self.settings)?;
+        writeln!(f, "Memory")?;
+        let total = ("total".to_owned(), self.memory.total_bytes);
+        let lines = self.memory.lines.iter().map(|line| (line.what.clone(), line.bytes)).chain([total]);
+        let lines: Vec<_> = lines.collect();
+        let width = lines.iter().map(|(what, _)| what.chars().count()).max().unwrap_or(0);
+        for (what, bytes) in &lines {
+            writeln!(f, "  {what:<width$}  {:>9}", human_bytes(*bytes))?;
+        }
+        let usable = human_bytes(usize::try_from(self.usable.bytes).unwrap_or(usize::MAX));
+        writeln!(f, "  {:<width$}  {usable:>9}  ({})", "usable", self.usable.limited_by)?;
+        for note in &self.memory.notes {
+            writeln!(f, "  note: {note}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+use super::*;
+
+fn inputs() -> PlanInputs {
+    PlanInputs {
+        model_max_len: 8192,
+        max_model_len: None,
+        max_num_seqs: None,
+        max_num_batched_tokens: None,
+        usable_bytes: 1 << 30,
+        utilization: 0.9,
+        kv_cache_memory_bytes: None,
+        num_blocks_override: None,
+    }
+}
+
+/// 100 MiB of weights, 16 KiB for a KV block and 1 MiB for a slot.
+fn footprint(limits: &StepLimits) -> Footprint {
+    Footprint {
+        weights: 100 << 20,
+        activations: limits.max_tokens << 10,
+        workspace: 1 << 20,
+        kv_block: 16 << 10,
+        gdn_slot: 1 << 20,
+    }
+}
+
+fn error(inputs: &PlanInputs) -> String {
+    plan(inputs, footprint).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_where_memory_is_plenty() {
+    let planned = plan(&inputs(), footprint).unwrap();
+    assert_eq!(planned.limits, step_limits(64, 2048, 8192));
+    assert_eq!(planned.max_model_len_origin, Origin::File("config.json"));
+    assert_eq!(planned.max_num_seqs_origin, Origin::Default);
+    assert_eq!(planned.max_num_batched_tokens_origin, Origin::Default);
+}
+
+#[test]
+fn automatic_length_gives_way_to_memory_and_says_so() {
+    // 120 MiB less weights and the step's memory hold a few slots and less than 8192 tokens.
+    let tight = PlanInputs { usable_bytes: 120 << 20, utilization: 1.0, model_max_len: 1 << 20, ..inputs() };
+    let planned = plan(&tight, footprint).unwrap();
+    assert!(planned.limits.max_model_len < 1 << 20 && planned.limits.max_model_len >= MIN_AUTO_MODEL_LEN);
+    assert!(matches!(planned.max_model_len_origin, Origin::Derived(_)));
+    assert!(planned.memory.total_bytes <= 120 << 20);
+    // The same length asked for is an error that names what fits.
+    let asked = PlanInputs { max_model_len: Some(1 << 20), ..tight.clone() };
+    let message = error(&asked);
+    assert!(message.contains("max_model_len") || message.contains("max-model-len"), "{message}");
+}
+
+#[test]
+fn a_length_beyond_the_models_is_refused() {
+    let message = error(&PlanInputs { max_model_len: Some(8193), ..inputs() });
+    assert!(message.contains("--max-model-len") && message.contains("8192"), "{message}");
+    assert!(plan(&PlanInputs { max_model_len: Some(8192), ..inputs() }, footprint).is_ok());
+}
+
+#[test]
+fn sequences_and_tokens_of_a_step_fit_each_other() {
+    let sizes = |seqs, batched| {
+        let planned = plan(&PlanInputs { max_num_seqs: seqs, max_num_batched_tokens: batched, ..inputs() }, footprint)?;
+        Ok::<_, LoadError>((planned.limits.max_segments, planned.limits.max_tokens))
+    };
+    assert_eq!(sizes(Some(1), None).unwrap(), (1, 2048));
+    assert_eq!(sizes(None, Some(100)).unwrap(), (36, 100));
+    assert_eq!(sizes(None, Some(65)).unwrap(), (1, 65));
+    assert_eq!(sizes(Some(36), Some(100)).unwrap(), (36, 100));
+    for (seqs, batched) in [(Some(37), 100), (None, 64), (None, 1)] {
+        let message = sizes(seqs, Some(batched)).unwrap_err().to_string();
+        let least = seqs.unwrap_or(1) + 64;
+        assert!(message.contains(&format!("at least {least}")), "{message}");
+    }
+    let many = plan(&PlanInputs { max_num_seqs: Some(3000), usable_bytes: 1 << 40, ..inputs() }, footprint).unwrap();
+    assert_eq!(many.limits.max_tokens, 3064);
+    assert!(matches!(many.max_num_batched_tokens_origin, Origin::Derived(_)));
+}
