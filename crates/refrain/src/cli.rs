@@ -17,7 +17,7 @@ pub use origins::{Origin, Origins};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, OsStr};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -173,17 +173,20 @@ pub fn command() -> clap::Command {
 fn with_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
-            let Some(long) = arg.get_long().filter(|long| !["help", "version"].contains(long)) else { return arg };
-            let variable = format!("REFRAIN_{}", long.replace('-', "_").to_uppercase());
-            let arg = if arg.get_env().is_none() { arg.env(variable) } else { arg };
-            let arg = if matches!(arg.get_action(), ArgAction::SetTrue) {
-                arg.value_parser(BoolishValueParser::new())
-            } else {
-                arg
-            };
-            arg.hide_env(true)
+            let Some(variable) = variable(&arg) else { return arg };
+            // A variable that is set to nothing is as good as not set.
+            let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
+            let arg = arg.env((!empty).then(|| OsStr::from(variable))).hide_env(true);
+            if matches!(arg.get_action(), ArgAction::SetTrue) { arg.value_parser(BoolishValueParser::new()) } else { arg }
         })
         .mut_subcommands(with_variables)
+}
+
+/// The variable of a flag: the one it names, or else its own name.
+fn variable(arg: &clap::Arg) -> Option<String> {
+    let long = arg.get_long().filter(|long| !["help", "version"].contains(long))?;
+    let named = arg.get_env().and_then(|name| name.to_str()).map(str::to_owned);
+    Some(named.unwrap_or_else(|| format!("REFRAIN_{}", long.replace('-', "_").to_uppercase())))
 }
 
 /// Reads a command line, program name first, and the environment.
@@ -230,7 +233,7 @@ fn long_form(argument: OsString) -> OsString {
 /// A sentence about each variable that looks like ours and means nothing, such as `REFRAIN_MAX_MODEL_LENGTH`.
 pub fn unknown_variables(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
     let mut known = BTreeSet::new();
-    collect_variables(&command(), &mut known);
+    collect_variables(&Cli::command(), &mut known);
     let mut unknown: Vec<String> = variables
         .into_iter()
         .filter_map(|name| name.into_string().ok())
@@ -250,7 +253,7 @@ pub fn unknown_variables(variables: impl IntoIterator<Item = OsString>) -> Vec<S
 }
 
 fn collect_variables(command: &clap::Command, names: &mut BTreeSet<String>) {
-    names.extend(command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())));
+    names.extend(command.get_arguments().filter_map(variable));
     command.get_subcommands().for_each(|command| collect_variables(command, names));
 }
 

@@ -5,7 +5,8 @@ use refrain_engine::SchedulingPolicy;
 use serde_json::Value;
 
 use super::model::ModelArgs;
-use super::values::{at_least_one, fraction, human_readable_int};
+use super::values::{DtypeArg, MaxModelLen, at_least_one, fraction, human_readable_int};
+use crate::load::LoadOptions;
 
 /// All flags that make an engine.
 #[derive(Args, Clone, Debug)]
@@ -133,6 +134,37 @@ pub struct CompileArgs {
 }
 
 impl EngineArgs {
+    /// What the flags ask for.
+    pub fn load_options(&self) -> LoadOptions {
+        let Self { model, memory, scheduler, device, compile: _ } = self;
+        LoadOptions {
+            model: model.name(),
+            resolve: model.resolve_options(),
+            tokenizer: model.tokenizer.clone(),
+            skip_tokenizer_init: model.skip_tokenizer_init,
+            chat_template: model.chat_template.clone(),
+            generation_config: model.generation_source(),
+            override_generation_config: model.override_generation_config.clone(),
+            served_model_names: model.served_model_name.clone(),
+            dtype: model.dtype.and_then(DtypeArg::dtype),
+            kv_cache_dtype: memory.kv_cache_dtype.and_then(|KvCacheDtype(dtype)| dtype),
+            max_model_len: match model.max_model_len {
+                Some(MaxModelLen::Tokens(tokens)) => Some(tokens),
+                Some(MaxModelLen::Auto) | None => None,
+            },
+            max_num_seqs: scheduler.max_num_seqs,
+            max_num_batched_tokens: scheduler.max_num_batched_tokens,
+            gpu_memory_utilization: memory.gpu_memory_utilization,
+            kv_cache_memory_bytes: memory.kv_cache_memory_bytes,
+            num_gpu_blocks_override: memory.num_gpu_blocks_override,
+            scheduling_policy: scheduler.scheduling_policy.map(SchedulingPolicy::from),
+            max_num_queued_reqs: scheduler.max_num_queued_reqs,
+            max_num_queued_tokens: scheduler.max_num_queued_tokens,
+            threads: device.threads,
+            seed: model.seed,
+        }
+    }
+
     /// Refuses what is known but can't be had yet.
     ///
     /// # Errors

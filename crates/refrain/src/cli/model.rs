@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use refrain_model::ResolveOptions;
 use serde_json::{Map, Value};
 
 use super::values::{DtypeArg, MaxModelLen, json_object};
+use crate::load::GenerationSource;
 
 /// Which model, and how it is read.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Folder, Hugging Face repository (owner/name), or nothing for the embedded model tinytales
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", help_heading = "Arguments")]
     pub model_positional: Option<String>,
 
     /// The same as a flag
@@ -92,15 +94,40 @@ pub struct ModelArgs {
     /// Download nothing
     #[arg(long, env = "HF_HUB_OFFLINE", hide_env_values = true)]
     pub hf_hub_offline: bool,
-
-    /// Token for repositories that ask for one
-    #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
-    pub hf_token: Option<String>,
 }
 
 fn load_format(text: &str) -> Result<String, String> {
     match text {
         "auto" | "safetensors" => Ok(text.to_owned()),
         _ => Err("only safetensors can be read; use auto or safetensors".to_owned()),
+    }
+}
+
+impl ModelArgs {
+    /// The name of the model; the command line goes before the variable.
+    pub fn name(&self) -> Option<String> {
+        self.model_positional.clone().or_else(|| self.model.clone()).filter(|name| !name.is_empty())
+    }
+
+    /// Where models are looked for.
+    pub fn resolve_options(&self) -> ResolveOptions {
+        let home = || std::env::home_dir().unwrap_or_default().join(".cache/huggingface");
+        let hub_cache =
+            self.hf_hub_cache.clone().unwrap_or_else(|| self.hf_home.clone().unwrap_or_else(home).join("hub"));
+        ResolveOptions {
+            revision: self.revision.clone(),
+            download_dir: self.download_dir.clone(),
+            hub_cache,
+            offline: self.hf_hub_offline,
+        }
+    }
+
+    /// Where sampling defaults come from.
+    pub fn generation_source(&self) -> Option<GenerationSource> {
+        self.generation_config.as_deref().map(|source| match source {
+            "auto" => GenerationSource::Model,
+            "vllm" => GenerationSource::Neutral,
+            folder => GenerationSource::Folder(folder.into()),
+        })
     }
 }

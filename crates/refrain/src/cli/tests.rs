@@ -133,7 +133,7 @@ fn help_texts() {
         vec!["completions"],
     ] {
         let arguments = ["refrain"].into_iter().chain(path.iter().copied()).chain(["--help"]).map(OsString::from);
-        let help = parse(arguments).unwrap_err().to_string();
+        let help = command().term_width(100).try_get_matches_from(arguments).unwrap_err().to_string();
         assert!(help.contains("Example"), "no example in the help of {path:?}");
         insta::assert_snapshot!(format!("help_{}", path.join("_")), help);
     }

@@ -1,0 +1,118 @@
+//! What each command does.
+
+mod bench;
+mod chat;
+mod explain;
+mod serve;
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::CommandFactory;
+use indicatif::{ProgressBar, ProgressStyle};
+use refrain::cli::engine::EngineArgs;
+use refrain::cli::{Cli, Command, LogLevel, Origins};
+use refrain::load::{LoadOptions, Loaded, load};
+
+/// What every command is given.
+pub struct Invocation<'a> {
+    /// Where flags came from.
+    pub origins: &'a Origins,
+    /// Whether to print the settings.
+    pub verbose: bool,
+    /// When the process started.
+    pub process_start: Instant,
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Result<()> {
+    let invocation = Invocation { origins, verbose: cli.log_level() >= LogLevel::Info, process_start };
+    match cli.command {
+        Command::Serve(args) => serve::run(&args, &invocation),
+        Command::Chat(args) => chat::run(&args, &invocation),
+        Command::Bench(command) => bench::run(&command, &invocation),
+        Command::Explain(args) => explain::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "refrain", &mut script);
+            print(&script)
+        }
+    }
+}
+
+/// An error with its causes in one line. Many errors already tell their cause; those are not told twice.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Writes to standard output. A reader that has gone away (`refrain explain | head`) is no error.
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("standard output"),
+    }
+}
+
+/// Loads a model with a progress bar, and prints the settings.
+fn load_engine(args: &EngineArgs, adjust: impl FnOnce(&mut LoadOptions), invocation: &Invocation<'_>) -> anyhow::Result<Loaded> {
+    let mut options = args.load_options();
+    adjust(&mut options);
+    let style = ProgressStyle::with_template("Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}")?;
+    let bar = ProgressBar::new(0).with_style(style);
+    let mut loaded = load(&options, &bar)?;
+    loaded.report.settings.resolve(invocation.origins);
+    if invocation.verbose {
+        eprint!("{}", loaded.report);
+    } else {
+        loaded.report.memory.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    }
+    Ok(loaded)
+}
+
+/// A bar over iterations or requests, on a terminal.
+fn progress_bar(what: &str) -> anyhow::Result<ProgressBar> {
+    let template = format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}} (about {{eta}} left)");
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(&template)?);
+    if std::io::stderr().is_terminal() {
+        bar.enable_steady_tick(Duration::from_millis(200));
+    }
+    Ok(bar)
+}
+
+/// A runtime for HTTP and timers: the model's own threads do the work.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().context("can't start the runtime")
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = std::io::Error::other("no such file");
+        let outer = anyhow::Error::new(inner).context("a.json: no such file");
+        assert_eq!(super::message(&outer), "a.json: no such file");
+        let outer = Err::<(), _>(std::io::Error::other("port in use")).context("can't listen").unwrap_err();
+        assert_eq!(super::message(&outer), "can't listen: port in use");
+    }
+}

@@ -1,0 +1,151 @@
+//! `refrain serve`.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use refrain::cli::server::ServerArgs;
+use refrain::cli::{Origin, ServeArgs};
+use refrain::load::{Loaded, Settings};
+use refrain_server::{AppState, Listener, ServeOptions, ServerConfig};
+use serde_json::{Map, Value, json};
+
+use super::{Invocation, interrupted, load_engine, print, runtime};
+
+/// Serves until it is told to end.
+pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
+    let origins = args.server.origins().map_err(anyhow::Error::msg)?;
+    let runtime = runtime()?;
+    // A port that can't be had is known before minutes of loading, not after.
+    if args.server.uds.is_none() && args.server.port != 0 {
+        drop(runtime.block_on(listen(&args.server))?);
+    }
+    let loaded = load_engine(&args.engine, |_| (), invocation)?;
+    let mut settings = server_settings(&args.server);
+    settings.resolve(invocation.origins);
+    if invocation.verbose {
+        eprint!("Server\n{settings}");
+    }
+    let config = ServerConfig {
+        served_model_names: loaded.served_model_names.clone(),
+        model_root: loaded.model.name.clone(),
+        api_keys: args.server.api_keys(),
+        allowed_origins: origins,
+        root_path: args.server.root_path.clone().unwrap_or_default(),
+        enable_request_id_headers: args.server.enable_request_id_headers,
+        disable_access_log_for_endpoints: args.server.disable_access_log_for_endpoints.clone(),
+        server_info: server_info(&loaded, &settings),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..ServerConfig::default()
+    };
+    let options =
+        ServeOptions { shutdown_timeout: Duration::from_secs(args.server.shutdown_timeout), ..ServeOptions::default() };
+    runtime.block_on(async {
+        let listener = listen(&args.server).await?;
+        let greeting = greeting(&loaded, &args.server, &listener.url(), invocation.process_start.elapsed());
+        let state = Arc::new(AppState::new(loaded.text.clone(), config));
+        let watched = state.clone();
+        let shutdown = async move {
+            if let Err(error) = interrupted().await {
+                tracing::warn!("signals can't be received, only killed: {error}");
+                std::future::pending::<()>().await;
+            }
+            let running = watched.in_flight();
+            eprintln!("Stopping: {running} requests are being finished. Ctrl-C again stops at once.");
+            tokio::spawn(async {
+                if interrupted().await.is_ok() {
+                    std::process::exit(130);
+                }
+            });
+        };
+        print(greeting.as_bytes())?;
+        refrain_server::serve(vec![listener], state, options, shutdown).await.context("the server failed")
+    })
+}
+
+async fn listen(args: &ServerArgs) -> anyhow::Result<Listener> {
+    if let Some(path) = &args.uds {
+        return Listener::unix(path).with_context(|| format!("can't listen on {}", path.display()));
+    }
+    let host = if args.host.contains(':') { format!("[{}]", args.host) } else { args.host.clone() };
+    let address = format!("{host}:{}", args.port);
+    match Listener::tcp(&address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            bail!("{address} is in use by another program; choose another port with --port, or a free one with --port 0")
+        }
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            bail!("{address} is no address of this machine; use --host 127.0.0.1 or --host 0.0.0.0")
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!("{address} may not be listened on by this user; choose a port above 1023 with --port")
+        }
+        Err(error) => Err(error).with_context(|| format!("can't listen on {address}")),
+    }
+}
+
+fn server_settings(args: &ServerArgs) -> Settings {
+    let mut settings = Settings::default();
+    match &args.uds {
+        Some(path) => settings.push("uds", path.display(), Origin::Given),
+        None => {
+            settings.push("host", &args.host, Origin::Given);
+            settings.push("port", args.port, Origin::Given);
+        }
+    }
+    let keys = match args.api_keys().len() {
+        0 => "none: everybody may ask".to_owned(),
+        count => format!("{count} (hidden)"),
+    };
+    let name = if args.api_key.is_empty() { "vllm_api_key" } else { "api_key" };
+    settings.push(if args.api_keys().is_empty() { "api_key" } else { name }, keys, Origin::Given);
+    settings.push("shutdown_timeout", format!("{} s", args.shutdown_timeout), Origin::Given);
+    if !args.allowed_origins.is_empty() {
+        settings.push("allowed_origins", args.allowed_origins.join(" "), Origin::Given);
+    }
+    if let Some(path) = &args.root_path {
+        settings.push("root_path", path, Origin::Given);
+    }
+    settings
+}
+
+/// What `/server_info` answers.
+fn server_info(loaded: &Loaded, settings: &Settings) -> Value {
+    let mut all: Map<String, Value> = loaded.report.settings.to_json();
+    all.extend(settings.to_json());
+    let device = loaded.engine.device();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": { "kind": device.kind, "name": device.name, "compute": device.compute },
+        "settings": all,
+        "memory": loaded.report.memory_json(),
+        "notes": loaded.report.memory.notes,
+    })
+}
+
+/// The line that says the server is ready, and one to try it with.
+fn greeting(loaded: &Loaded, args: &ServerArgs, url: &str, since_start: Duration) -> String {
+    let name = &loaded.served_model_names[0];
+    // What listens on all addresses is reached at this one.
+    let reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:");
+    let target = match &args.uds {
+        Some(path) => format!("--unix-socket {} http://localhost", path.display()),
+        None => reachable,
+    };
+    let key = if args.api_keys().is_empty() { "" } else { " -H 'Authorization: Bearer YOUR_KEY'" };
+    let (path, body) = if loaded.text.has_template() {
+        let messages = json!([{ "role": "user", "content": "Tell me a story about a fox." }]);
+        ("chat/completions", json!({ "model": name, "messages": messages }))
+    } else if loaded.text.tokenizer().is_some() {
+        ("completions", json!({ "model": name, "prompt": "Once upon a time", "max_tokens": 64 }))
+    } else {
+        ("completions", json!({ "model": name, "prompt": [1, 2, 3], "max_tokens": 16 }))
+    };
+    format!(
+        "Refrain {} serves {name} at {url} (ready after {:.1} s). Try:\ncurl {target}/v1/{path} -H 'Content-Type: \
+         application/json'{key} -d '{body}'\n",
+        env!("CARGO_PKG_VERSION"),
+        since_start.as_secs_f64()
+    )
+}
