@@ -17,7 +17,7 @@ pub use origins::{Origin, Origins};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
-use clap::builder::{BoolishValueParser, OsStr};
+use clap::builder::{BoolishValueParser, OsStr, Resettable};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -176,7 +176,8 @@ fn with_variables(command: clap::Command) -> clap::Command {
             let Some(variable) = variable(&arg) else { return arg };
             // A variable that is set to nothing is as good as not set.
             let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
-            let arg = arg.env((!empty).then(|| OsStr::from(variable))).hide_env(true);
+            let variable = if empty { Resettable::Reset } else { Resettable::Value(OsStr::from(variable)) };
+            let arg = arg.env(variable).hide_env(true);
             if matches!(arg.get_action(), ArgAction::SetTrue) { arg.value_parser(BoolishValueParser::new()) } else { arg }
         })
         .mut_subcommands(with_variables)

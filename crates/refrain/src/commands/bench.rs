@@ -9,7 +9,7 @@ use refrain::cli::bench::{BenchCommand, LatencyArgs, ServeArgs, ThroughputArgs, 
 use refrain::load::Loaded;
 use refrain_bench::serve::ServeOptions;
 use refrain_bench::{Arrivals, BANDWIDTH_BUFFER_BYTES, EngineFacts, RandomWorkload, Vocabulary, latency, throughput};
-use refrain_program::{Op, Program};
+use refrain_program::StepShape;
 use serde_json::{Map, Value};
 
 use super::{Invocation, load_engine, print, progress_bar, runtime};
@@ -109,21 +109,11 @@ fn facts(loaded: &Loaded, invocation: &Invocation<'_>) -> EngineFacts {
         model_id: loaded.model.name.clone(),
         device: format!("{}: {} ({})", device.kind, device.name, device.compute),
         threads: loaded.report.threads,
-        decode_weight_bytes: decode_weight_bytes(&loaded.program),
+        decode_weight_bytes: loaded.program.step_cost(&StepShape::decode(1, 0)).weight_bytes,
         load_seconds: loaded.report.load_seconds(),
         process_start: invocation.process_start,
         extra,
     }
-}
-
-/// Bytes of weights that a step of one token for each sequence reads: everything once, of the embedding only rows.
-fn decode_weight_bytes(program: &Program) -> u64 {
-    let read = program.nodes.iter().filter(|node| !matches!(node.op, Op::Embed { .. }));
-    let bytes = |id| {
-        let weight = program.weight(id);
-        weight.kind.elements() * weight.dtype.bytes()
-    };
-    read.flat_map(|node| node.op.weights()).map(bytes).sum::<usize>() as u64
 }
 
 fn finish(text: &str, json: &Map<String, Value>, file: Option<&Path>) -> anyhow::Result<()> {

@@ -128,7 +128,7 @@ impl Conversation {
 /// Prints one answer and nothing else.
 fn answer_once(conversation: &mut Conversation, text: &TextEngine, question: String) -> anyhow::Result<()> {
     conversation.add("user", &question);
-    let mut stream = text.generate_blocking(&conversation.request(text.has_template()))?;
+    let mut stream = text.generate_blocking(conversation.request(text.has_template()))?;
     let mut stdout = std::io::stdout().lock();
     let mut ends_with_newline = false;
     while let Some(event) = stream.blocking_next() {

@@ -21,6 +21,16 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
     if args.server.uds.is_none() && args.server.port != 0 {
         drop(runtime.block_on(listen(&args.server))?);
     }
+    let config = ServerConfig {
+        api_keys: args.server.api_keys(),
+        allowed_origins: origins,
+        root_path: args.server.root_path.clone().unwrap_or_default(),
+        enable_request_id_headers: args.server.enable_request_id_headers,
+        disable_access_log_for_endpoints: args.server.disable_access_log_for_endpoints.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..ServerConfig::default()
+    };
+    config.validate()?;
     let loaded = load_engine(&args.engine, |_| (), invocation)?;
     let mut settings = server_settings(&args.server);
     settings.resolve(invocation.origins);
@@ -30,21 +40,15 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
     let config = ServerConfig {
         served_model_names: loaded.served_model_names.clone(),
         model_root: loaded.model.name.clone(),
-        api_keys: args.server.api_keys(),
-        allowed_origins: origins,
-        root_path: args.server.root_path.clone().unwrap_or_default(),
-        enable_request_id_headers: args.server.enable_request_id_headers,
-        disable_access_log_for_endpoints: args.server.disable_access_log_for_endpoints.clone(),
         server_info: server_info(&loaded, &settings),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..ServerConfig::default()
+        ..config
     };
     let options =
         ServeOptions { shutdown_timeout: Duration::from_secs(args.server.shutdown_timeout), ..ServeOptions::default() };
     runtime.block_on(async {
         let listener = listen(&args.server).await?;
         let greeting = greeting(&loaded, &args.server, &listener.url(), invocation.process_start.elapsed());
-        let state = Arc::new(AppState::new(loaded.text.clone(), config));
+        let state = Arc::new(AppState::new(loaded.text.clone(), config)?);
         let watched = state.clone();
         let shutdown = async move {
             if let Err(error) = interrupted().await {
