@@ -178,7 +178,11 @@ fn with_variables(command: clap::Command) -> clap::Command {
             let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
             let variable = if empty { Resettable::Reset } else { Resettable::Value(OsStr::from(variable)) };
             let arg = arg.env(variable).hide_env(true);
-            if matches!(arg.get_action(), ArgAction::SetTrue) { arg.value_parser(BoolishValueParser::new()) } else { arg }
+            if matches!(arg.get_action(), ArgAction::SetTrue) {
+                arg.value_parser(BoolishValueParser::new())
+            } else {
+                arg
+            }
         })
         .mut_subcommands(with_variables)
 }

@@ -63,7 +63,11 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Loads a model with a progress bar, and prints the settings.
-fn load_engine(args: &EngineArgs, adjust: impl FnOnce(&mut LoadOptions), invocation: &Invocation<'_>) -> anyhow::Result<Loaded> {
+fn load_engine(
+    args: &EngineArgs,
+    adjust: impl FnOnce(&mut LoadOptions),
+    invocation: &Invocation<'_>,
+) -> anyhow::Result<Loaded> {
     let mut options = args.load_options();
     adjust(&mut options);
     let style = ProgressStyle::with_template("Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}")?;

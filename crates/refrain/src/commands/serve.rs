@@ -77,7 +77,9 @@ async fn listen(args: &ServerArgs) -> anyhow::Result<Listener> {
     match Listener::tcp(&address).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            bail!("{address} is in use by another program; choose another port with --port, or a free one with --port 0")
+            bail!(
+                "{address} is in use by another program; choose another port with --port, or a free one with --port 0"
+            )
         }
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             bail!("{address} is no address of this machine; use --host 127.0.0.1 or --host 0.0.0.0")
