@@ -72,17 +72,22 @@ unsafe fn run<S: Tile, E: Element>(args: &Attention<'_>, work: &AttentionItem, s
         let item = Item::new(args, work.place, scratch);
         let own = scratch.add(Item::scratch_floats(&args.shape, item.queries));
         item.pack::<S>();
-        if let Some(part) = work.part {
-            let sums = Sums::new(&args.shape, item.queries, args.partials.0.add(part.partial));
-            item.attend::<S, E>(part.split as usize, &sums);
-            return;
+        let (splits, total) = match work.part {
+            Some(part) => (part.split as usize..part.split as usize + 1, args.partials.0.add(part.partial)),
+            None => (0..item.splits(), own),
+        };
+        let total = Sums::new(&args.shape, item.queries, total);
+        let next = Sums::new(&args.shape, item.queries, own.add(Sums::floats(&args.shape, item.queries)));
+        for split in splits.clone() {
+            // One call for both cases: it is inlined, and large.
+            let sums = if split == splits.start { &total } else { &next };
+            item.attend::<S, E>(split, sums);
+            if split != splits.start {
+                item.merge::<S>(split, &total, &next);
+            }
         }
-        let total = Sums::new(&args.shape, item.queries, own);
-        let sums = Sums::new(&args.shape, item.queries, own.add(Sums::floats(&args.shape, item.queries)));
-        item.attend::<S, E>(0, &total);
-        for split in 1..item.splits() {
-            item.attend::<S, E>(split, &sums);
-            item.merge::<S>(split, &total, &sums);
+        if work.part.is_some() {
+            return;
         }
         item.finish::<S>(&total);
     }

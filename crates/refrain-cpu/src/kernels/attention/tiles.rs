@@ -37,24 +37,18 @@ impl<E: Element> Blocks<E> {
     }
 }
 
-/// Calls `$kernel::<S, E, M>(args.., first query)` for all queries from `$first` on, `M` as large as the registers allow.
+/// Calls `$kernel::<S, E, M>(args.., first query)` for all queries from `$first` on, four at a time where the registers
+/// allow it. More tile shapes would gain little and cost minutes of compile time: each exists for every level and type.
 macro_rules! for_queries {
     ($S:ident, $E:ident, $item:ident, $first:expr, $kernel:ident($($arg:expr),*)) => {
         let mut query = $first;
-        while $S::SUMS >= 16 && query + 8 <= $item.queries {
-            $kernel::<$S, $E, 8>($($arg,)* query);
-            query += 8;
-        }
         while $S::SUMS >= 4 && query + 4 <= $item.queries {
             $kernel::<$S, $E, 4>($($arg,)* query);
             query += 4;
         }
-        while query + 2 <= $item.queries {
-            $kernel::<$S, $E, 2>($($arg,)* query);
-            query += 2;
-        }
-        if query < $item.queries {
+        while query < $item.queries {
             $kernel::<$S, $E, 1>($($arg,)* query);
+            query += 1;
         }
     };
 }
@@ -76,10 +70,6 @@ unsafe fn score_rows<S: Tile, E: Element, const M: usize>(item: &Item<'_>, block
         while S::SUMS >= 4 * M && block + 4 <= blocks.count {
             score_tile::<S, E, M, 4>(item, blocks, query, block);
             block += 4;
-        }
-        while S::SUMS >= 2 * M && block + 2 <= blocks.count {
-            score_tile::<S, E, M, 2>(item, blocks, query, block);
-            block += 2;
         }
         while block < blocks.count {
             score_tile::<S, E, M, 1>(item, blocks, query, block);
@@ -137,10 +127,6 @@ unsafe fn value_rows<S: Tile, E: Element, const M: usize>(
         while S::SUMS >= 4 * M && column + 4 * LANES <= item.width {
             value_tile::<S, E, M, 4>(item, blocks, sums, query, column);
             column += 4 * LANES;
-        }
-        while S::SUMS >= 2 * M && column + 2 * LANES <= item.width {
-            value_tile::<S, E, M, 2>(item, blocks, sums, query, column);
-            column += 2 * LANES;
         }
         while column < item.width {
             value_tile::<S, E, M, 1>(item, blocks, sums, query, column);
