@@ -66,23 +66,20 @@ pub(crate) fn chunks(answers: &mut Answers, event: TextEvent) -> Result<String, 
     let Some(piece) = answers.take(event) else { return Ok(out) };
     let finish = answers.answers[index].finish.as_ref();
     // A token whose text is held back is news only to those who count tokens.
-    let news = first
-        || finish.is_some()
+    let news = finish.is_some()
         || !piece.text.is_empty()
         || piece.logprobs.is_some()
         || answers.output.return_token_ids
         || answers.output.continuous_usage;
-    if !news {
-        return Ok(out);
-    }
     if answers.output.chat {
         if first {
             // The role comes with the first token and not before, so that it doesn't pass for one.
-            let opening = Piece::default();
-            chat_chunk(answers, index, Some("assistant"), opening, &mut out)?;
+            chat_chunk(answers, index, Some("assistant"), Piece::default(), &mut out)?;
         }
-        chat_chunk(answers, index, None, piece, &mut out)?;
-    } else {
+        if news {
+            chat_chunk(answers, index, None, piece, &mut out)?;
+        }
+    } else if news {
         completion_chunk(answers, index, first, piece, &mut out)?;
     }
     Ok(out)

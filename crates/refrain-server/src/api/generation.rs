@@ -82,11 +82,11 @@ pub(crate) struct Head {
 
 /// Reads the fields that both endpoints have, and refuses what is left.
 pub(crate) fn read_shared(
-    mut fields: Fields<'_>,
+    mut owned: Fields<'_>,
     head: Head,
     defaults: &SamplingDefaults,
 ) -> Result<GenerationRequest, ApiError> {
-    let fields = &mut fields;
+    let fields = &mut owned;
     let model = fields.string("model")?;
     let request_id = read_request_id(fields)?;
     let mut sampling = read_sampling(fields, defaults)?;
@@ -119,6 +119,7 @@ pub(crate) fn read_shared(
         n,
     };
     take_quiet(fields, head.chat)?;
+    owned.finish()?;
     if stream && prompt_logprobs.is_some() {
         let message = "prompt_logprobs are not available in a stream: set stream to false";
         return Err(ApiError::param("prompt_logprobs", message));

@@ -199,7 +199,7 @@ impl<'a> Fields<'a> {
 /// The error for a field that doesn't exist.
 pub(crate) fn unknown_field(path: String, unknown: &str, known: &[&str]) -> ApiError {
     let hint = nearest(unknown, known).map(|near| format!(": did you mean {near:?}?")).unwrap_or_default();
-    let message = format!("unknown field {:?}{hint}", clip(unknown));
+    let message = format!("unknown field {path:?}{hint}");
     ApiError::param(path, message).code("unknown_parameter")
 }
 
@@ -283,7 +283,8 @@ pub(crate) fn string(path: String, raw: &RawValue) -> Result<String, ApiError> {
     if !raw.get().starts_with('"') {
         return Err(wrong_kind(path, "a string", raw));
     }
-    serde_json::from_str(raw.get()).map_err(|error| ApiError::param(path.clone(), format!("{path}: {error}")))
+    serde_json::from_str(raw.get())
+        .map_err(|error| ApiError::param(path.clone(), format!("{path} is not valid text: {error}")))
 }
 
 /// A finite number that fits single precision.
@@ -411,7 +412,7 @@ mod tests {
     #[test]
     fn a_lone_surrogate_is_an_error_of_its_field() {
         let (message, param) = error(r#"{"s": "\ud800"}"#, |fields| fields.string("s"));
-        assert!(message.contains("surrogate"), "{message}");
+        assert!(message.contains("s is not valid text"), "{message}");
         assert_eq!(param.as_deref(), Some("s"));
     }
 

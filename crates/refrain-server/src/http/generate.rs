@@ -7,7 +7,7 @@ use crate::api::{
     AnswerHead, Answers, ApiError, GenerationRequest, Piece, TokenNames, chunks, error_chunks, is_request_id,
     json_response, last_chunks, parse_chat, parse_completion, whole_answer,
 };
-use crate::text::TextStream;
+use crate::text::{TextError, TextStream};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -72,10 +72,20 @@ async fn answer(
         as_ids: output.return_tokens_as_token_ids,
         skip_special: output.skip_special_tokens,
     };
-    let stream = state.text.generate_all(requests).await?;
+    let prompt_field = if output.chat { "messages" } else { "prompt" };
+    let stream = state.text.generate_all(requests).await.map_err(|error| about_prompt(error, prompt_field))?;
     let streaming = output.stream;
     let answers = Answers::new(head, output, names, stream.prompts().to_vec());
     if streaming { Ok(as_events(answers, stream, in_flight)) } else { as_a_whole(answers, stream).await }
+}
+
+/// The error, which names the field of the prompt if it is about the prompt.
+fn about_prompt(error: TextError, field: &str) -> ApiError {
+    let mut error = ApiError::from(error);
+    if error.param.is_none() && error.code == Some("context_length_exceeded") {
+        error.param = Some(field.to_owned());
+    }
+    error
 }
 
 /// Reads all answers to their ends.

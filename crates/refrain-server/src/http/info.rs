@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 type Shared = State<Arc<AppState>>;
@@ -53,31 +53,31 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, ApiError> 
     Ok(response)
 }
 
-/// `GET /server_info`: the resolved settings and the state of the engine.
+/// `GET /server_info`: what the server is, the resolved settings, and what the engine is doing.
 pub(super) async fn server_info(State(state): Shared) -> Response {
+    let device = state.engine().device();
+    let mut info = Map::new();
+    info.insert("version".to_owned(), json!(state.config.version));
+    info.insert("model".to_owned(), json!(state.model_name()));
+    info.insert("max_model_len".to_owned(), json!(state.text.max_model_len()));
+    info.insert("device".to_owned(), json!({"kind": device.kind, "name": device.name, "compute": device.compute}));
+    if let Value::Object(more) = &state.config.server_info {
+        info.extend(more.clone());
+    }
     let load = state.engine().load();
-    answer(&json!({
-        "version": state.config.version,
-        "model": state.model_name(),
-        "max_model_len": state.text.max_model_len(),
-        "device": {
-            "kind": state.engine().device().kind,
-            "name": state.engine().device().name,
-            "compute": state.engine().device().compute,
-        },
-        "settings": state.config.server_info,
-        "load": {
-            "in_flight": state.in_flight(),
-            "running": load.running,
-            "waiting": load.waiting,
-            "kv_blocks_used": load.kv_blocks_used,
-            "kv_blocks_total": load.kv_blocks_total,
-            "slots_used": load.slots_used,
-            "slots_total": load.slots_total,
-            "steps": load.steps,
-            "preemptions": load.preemptions,
-        },
-    }))
+    let load = json!({
+        "in_flight": state.in_flight(),
+        "running": load.running,
+        "waiting": load.waiting,
+        "kv_blocks_used": load.kv_blocks_used,
+        "kv_blocks_total": load.kv_blocks_total,
+        "slots_used": load.slots_used,
+        "slots_total": load.slots_total,
+        "steps": load.steps,
+        "preemptions": load.preemptions,
+    });
+    info.insert("load".to_owned(), load);
+    answer(&Value::Object(info))
 }
 
 /// `GET /v1/models`.

@@ -16,14 +16,14 @@ use tower_http::cors::{AllowHeaders, Any as AnyOrigin, CorsLayer};
 
 /// Whether a route wants an API key, if there are keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     /// Probes and scrapers, as in vLLM.
     Open,
     Key,
 }
 
 /// One route.
-pub(super) struct Route {
+pub(crate) struct Route {
     #[cfg_attr(not(test), expect(dead_code, reason = "the tests call every route"))]
     pub method: Method,
     pub path: &'static str,
@@ -32,7 +32,7 @@ pub(super) struct Route {
 }
 
 /// All routes of the API.
-pub(super) fn routes() -> Vec<Route> {
+pub(crate) fn routes() -> Vec<Route> {
     let route = |method, path, access, handler| Route { method, path, access, handler };
     let open = |path, handler| route(Method::GET, path, Access::Open, handler);
     let read = |path, handler| route(Method::GET, path, Access::Key, handler);
@@ -72,7 +72,7 @@ pub fn router(state: Arc<AppState>) -> Router {
     if !root.is_empty() {
         router = router.nest(&format!("/{root}"), routes);
     }
-    let mut router = router.fallback(no_route).layer(CatchPanicLayer::custom(panicked));
+    let mut router = with_panic_guard(router.fallback(no_route));
     if let Some(cors) = cors(&state.config.allowed_origins) {
         router = router.layer(cors);
     }
@@ -83,6 +83,11 @@ pub fn router(state: Arc<AppState>) -> Router {
         router = router.layer(from_fn_with_state(state.clone(), log));
     }
     router.with_state(state)
+}
+
+/// Answers 500 where a handler panics.
+pub(crate) fn with_panic_guard<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.layer(CatchPanicLayer::custom(panicked))
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {

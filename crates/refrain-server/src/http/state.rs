@@ -32,7 +32,7 @@ pub struct ServerConfig {
     pub disable_access_log_for_endpoints: Vec<String>,
     /// Largest body of a request, in bytes.
     pub max_body_bytes: usize,
-    /// What `/server_info` answers: the resolved settings.
+    /// Object whose fields `/server_info` answers too: the resolved settings.
     pub server_info: serde_json::Value,
     /// Version of the program.
     pub version: String,

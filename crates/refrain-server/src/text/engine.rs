@@ -2,11 +2,11 @@
 
 use super::answer::AnswerText;
 use super::prompt::{PromptOptions, PromptReader, Template};
-use super::stream::{AnswerParts, EndTokens};
+use super::stream::{AnswerEnd, AnswerParts};
 use super::{
     ChatPrompt, GenerateRequest, PreparedPrompt, Prompt, SamplingDefaults, StopMatcher, TextError, TextStream,
 };
-use refrain_engine::{EngineHandle, Request, SamplingParams};
+use refrain_engine::{EngineHandle, Request, SamplingParams, SchedulingPolicy};
 use refrain_model::{ChatTemplate, Detokenizer, Tokenizer};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -24,7 +24,7 @@ struct Parts {
     template: Option<Template>,
     defaults: SamplingDefaults,
     max_token_bytes: usize,
-    preparing: Semaphore,
+    preparing: Arc<Semaphore>,
 }
 
 /// A request whose prompt and words are tokens.
@@ -44,7 +44,7 @@ impl TextEngine {
     ) -> Self {
         let max_token_bytes = tokenizer.as_deref().map_or(1, longest_token);
         let template = template.map(Template::new);
-        let preparing = Semaphore::new(PREPARING_AT_ONCE);
+        let preparing = Arc::new(Semaphore::new(PREPARING_AT_ONCE));
         Self(Arc::new(Parts { engine, tokenizer, template, defaults, max_token_bytes, preparing }))
     }
 
@@ -147,9 +147,14 @@ impl TextEngine {
         &self,
         work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
     ) -> Result<T, TextError> {
-        let permit = self.0.preparing.acquire().await.map_err(|error| TextError::Internal(error.to_string()))?;
+        let permit = self.0.preparing.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| TextError::Internal(error.to_string()))?;
+        let work = move || {
+            // Held by the work itself: it goes on when the client is gone and nobody waits for it any more.
+            let _permit = permit;
+            work()
+        };
         let result = tokio::task::spawn_blocking(work).await;
-        drop(permit);
         result.unwrap_or_else(|error| Err(TextError::Internal(error.to_string())))
     }
 }
@@ -179,8 +184,17 @@ impl Parts {
         if !request.stop.is_empty() && self.tokenizer.is_none() {
             return Err(TextError::NoTokenizer { what: "a stop string" });
         }
-        let prompt = self.reader().read(&request.prompt, options)?;
+        if request.priority != 0 && self.engine.config().scheduling_policy == SchedulingPolicy::Fcfs {
+            let message = "priority has no effect with first-come first-served scheduling: start the server with \
+                           --scheduling-policy priority";
+            return Err(TextError::Invalid { param: "priority", message: message.to_owned() });
+        }
+        // Before the costly part. The engine checks again, with the final values.
+        let config = self.engine.config();
         let mut sampling = request.sampling.clone();
+        sampling.max_tokens = request.max_tokens.unwrap_or(config.max_model_len);
+        sampling.validate(config.vocab_size, config.max_model_len)?;
+        let prompt = self.reader().read(&request.prompt, options)?;
         sampling.max_tokens = self.max_tokens(request.max_tokens, prompt.ids.len())?;
         sampling.bad_words = self.bad_words(&request.bad_words)?;
         Ok(Prepared { prompt, sampling })
@@ -240,10 +254,11 @@ impl Parts {
         answers: &mut Vec<AnswerParts>,
     ) -> Result<(), TextError> {
         let Prepared { prompt, sampling } = prepared;
-        let ends = Arc::new(EndTokens {
-            eos: if sampling.ignore_eos { Vec::new() } else { self.engine.config().eos_token_ids.clone() },
-            stop: sampling.stop_token_ids.clone(),
-            include: request.include_stop_str_in_output,
+        let eos = if sampling.ignore_eos { &[][..] } else { &self.engine.config().eos_token_ids };
+        let end = Arc::new(AnswerEnd {
+            tokens: [eos, &sampling.stop_token_ids].concat(),
+            shown: request.include_stop_str_in_output,
+            max_tokens: sampling.max_tokens,
         });
         for index in 0..request.n {
             let seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
@@ -259,7 +274,7 @@ impl Parts {
             let detokenizer = self.tokenizer.as_ref().map(start);
             let stops = StopMatcher::new(&request.stop, request.include_stop_str_in_output);
             let text = AnswerText::new(detokenizer, stops, sampling.min_tokens);
-            answers.push(AnswerParts { stream, text, ends: ends.clone() });
+            answers.push(AnswerParts { stream, text, end: end.clone() });
         }
         Ok(())
     }

@@ -90,14 +90,18 @@ impl GenerateRequest {
             return invalid("bad_words", format!("at most {MAX_BAD_WORDS} bad words, got {}", self.bad_words.len()));
         }
         if self.bad_words.iter().any(|word| word.trim().is_empty() || word.len() > MAX_STOP_BYTES) {
-            let message = format!("a bad word must have 1 to {MAX_STOP_BYTES} bytes and be more than white space");
+            let message =
+                format!("each of bad_words must have 1 to {MAX_STOP_BYTES} bytes and be more than white space");
             return invalid("bad_words", message);
         }
         if self.max_tokens == Some(0) {
             return invalid("max_tokens", "max_tokens must be at least 1".to_owned());
         }
         if let Some(Truncation::Last(0)) = self.truncate_prompt_tokens {
-            return invalid("truncate_prompt_tokens", "must be at least 1, or -1 for the context limit".to_owned());
+            return invalid(
+                "truncate_prompt_tokens",
+                "truncate_prompt_tokens must be at least 1, or -1 for the context limit".to_owned(),
+            );
         }
         match &self.prompt {
             Prompt::Chat(chat) => chat.validate(),

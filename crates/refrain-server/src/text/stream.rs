@@ -52,28 +52,25 @@ pub enum StopCause {
 pub(super) struct AnswerParts {
     pub stream: RequestStream,
     pub text: AnswerText,
-    pub ends: Arc<EndTokens>,
+    pub end: Arc<AnswerEnd>,
 }
 
 /// One answer in progress.
 struct Answer {
     text: AnswerText,
-    /// Tokens that end it.
-    ends: Arc<EndTokens>,
+    end: Arc<AnswerEnd>,
+    /// The last token, until the engine has said why it is the last.
+    held: Option<TextEvent>,
 }
 
-/// Which tokens end an answer, so that their text is not shown.
-pub(super) struct EndTokens {
-    pub eos: Vec<u32>,
-    pub stop: Vec<u32>,
-    /// Show their text all the same.
-    pub include: bool,
-}
-
-impl EndTokens {
-    fn hides(&self, token: u32) -> bool {
-        !self.include && (self.eos.contains(&token) || self.stop.contains(&token))
-    }
+/// What ends an answer.
+pub(super) struct AnswerEnd {
+    /// Tokens that do.
+    pub tokens: Vec<u32>,
+    /// Whether their text is part of the answer.
+    pub shown: bool,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
 }
 
 type NextEvent = BoxFuture<'static, (usize, Option<Event>, RequestStream)>;
@@ -89,8 +86,8 @@ impl TextStream {
     pub(super) fn new(prompts: Vec<PreparedPrompt>, parts: Vec<AnswerParts>) -> Self {
         let mut answers = Vec::with_capacity(parts.len());
         let pending = FuturesUnordered::new();
-        for (index, AnswerParts { stream, text, ends }) in parts.into_iter().enumerate() {
-            answers.push(Answer { text, ends });
+        for (index, AnswerParts { stream, text, end }) in parts.into_iter().enumerate() {
+            answers.push(Answer { text, end, held: None });
             pending.push(next_event(index, stream));
         }
         Self { prompts, answers, pending }
@@ -107,33 +104,40 @@ impl TextStream {
     /// # Errors
     /// [`RequestFailure`] when the engine could not finish one of them; the others are then cancelled.
     pub async fn next(&mut self) -> Option<Result<TextEvent, RequestFailure>> {
-        let (index, event, stream) = self.pending.next().await?;
-        let event = match event {
-            None => {
-                self.pending.clear();
-                return Some(Err(RequestFailure::EngineDied));
-            }
-            Some(Event::Failed(failure)) => {
-                self.pending.clear();
-                return Some(Err(failure));
-            }
-            Some(Event::Finished { reason, cached_tokens }) => {
-                self.answers[index].finished(index, &reason, cached_tokens)
-            }
-            Some(Event::PromptLogprobs(prompt_logprobs)) => {
-                self.pending.push(next_event(index, stream));
-                TextEvent { index, prompt_logprobs, ..TextEvent::default() }
-            }
-            Some(Event::Token { token, logprobs }) => {
-                let event = self.answers[index].token(index, token, logprobs);
-                match event.finish {
-                    Some(_) => stream.finish(),
-                    None => self.pending.push(next_event(index, stream)),
+        loop {
+            let (index, event, stream) = self.pending.next().await?;
+            let answer = &mut self.answers[index];
+            let event = match event {
+                None => {
+                    self.pending.clear();
+                    return Some(Err(RequestFailure::EngineDied));
                 }
-                event
-            }
-        };
-        Some(Ok(event))
+                Some(Event::Failed(failure)) => {
+                    self.pending.clear();
+                    return Some(Err(failure));
+                }
+                Some(Event::Finished { reason, cached_tokens }) => answer.finished(index, &reason, cached_tokens),
+                Some(Event::PromptLogprobs(prompt_logprobs)) => {
+                    self.pending.push(next_event(index, stream));
+                    TextEvent { index, prompt_logprobs, ..TextEvent::default() }
+                }
+                Some(Event::Token { token, logprobs }) => {
+                    let event = answer.token(index, token, logprobs);
+                    if event.finish.is_some() {
+                        stream.finish();
+                        return Some(Ok(event));
+                    }
+                    self.pending.push(next_event(index, stream));
+                    if answer.is_last(token) {
+                        // The end comes at once: told together, the last token is not followed by an empty event.
+                        answer.held = Some(event);
+                        continue;
+                    }
+                    event
+                }
+            };
+            return Some(Ok(event));
+        }
     }
 
     /// [`TextStream::next`] for threads that run no async code.
@@ -154,16 +158,18 @@ fn next_event(index: usize, mut stream: RequestStream) -> NextEvent {
 
 impl Answer {
     fn token(&mut self, index: usize, token: u32, logprobs: Option<PositionLogprobs>) -> TextEvent {
-        let (text, matched) = self.text.push(token, self.ends.hides(token));
-        let finish = matched.map(|stop| self.finish(StopCause::Text(stop), 0));
-        TextEvent {
-            index,
-            text,
-            token_ids: vec![token],
-            logprobs: logprobs.into_iter().collect(),
-            prompt_logprobs: Vec::new(),
-            finish,
-        }
+        let hidden = !self.end.shown && self.end.tokens.contains(&token);
+        let (text, matched) = self.text.push(token, hidden);
+        let mut event = self.held.take().unwrap_or(TextEvent { index, ..TextEvent::default() });
+        event.text.push_str(&text);
+        event.token_ids.push(token);
+        event.logprobs.extend(logprobs);
+        event.finish = matched.map(|stop| self.finish(StopCause::Text(stop), 0));
+        event
+    }
+
+    fn is_last(&self, token: u32) -> bool {
+        self.end.tokens.contains(&token) || self.text.tokens() == self.end.max_tokens
     }
 
     fn finished(&mut self, index: usize, reason: &FinishReason, cached_tokens: usize) -> TextEvent {
@@ -174,8 +180,10 @@ impl Answer {
             (None, FinishReason::StopToken(token)) => StopCause::Token(*token),
             (None, FinishReason::Length) => StopCause::Length,
         };
-        let finish = Some(self.finish(reason, cached_tokens));
-        TextEvent { index, text, finish, ..TextEvent::default() }
+        let mut event = self.held.take().unwrap_or(TextEvent { index, ..TextEvent::default() });
+        event.text.push_str(&text);
+        event.finish = Some(self.finish(reason, cached_tokens));
+        event
     }
 
     fn finish(&self, reason: StopCause, cached_tokens: usize) -> Finish {
