@@ -2,6 +2,7 @@
 
 mod chunk;
 mod recurrence;
+mod tiles;
 
 use super::tile::Tile;
 use super::{Rows, Shared, padded};

@@ -1,5 +1,6 @@
 //! The layout of the KV cache, and writing into it.
 
+use super::tile::Tile;
 use super::{Rows, Shared, load_up_to, padded};
 use crate::simd::{LANES, Simd, simd_dispatch};
 use half::{bf16, f16};
@@ -152,7 +153,7 @@ struct Run {
 }
 
 #[inline(always)]
-unsafe fn append<S: Simd, E: Element>(args: &KvAppend<'_>, rows: Range<usize>) {
+unsafe fn append<S: Tile, E: Element>(args: &KvAppend<'_>, rows: Range<usize>) {
     let cache = args.cache.0.cast::<E>();
     for segment in args.segments {
         let first = segment.row as usize;
@@ -178,22 +179,20 @@ unsafe fn append<S: Simd, E: Element>(args: &KvAppend<'_>, rows: Range<usize>) {
 
 /// Transposes the keys of some tokens of one block into it: `keys[d][token] = k[token][d]`.
 #[inline(always)]
-unsafe fn append_keys<S: Simd, E: Element>(args: &KvAppend<'_>, run: &Run, head: usize, keys: *mut E) {
+unsafe fn append_keys<S: Tile, E: Element>(args: &KvAppend<'_>, run: &Run, head: usize, keys: *mut E) {
     let head_dim = args.layout.head_dim;
     // SAFETY: the rows have `kv_heads * head_dim` floats, the keys of a block `head_dim * 16` elements.
     unsafe {
         let from = args.k.row(run.row).add(head * head_dim);
         let mut d = 0;
         if run.count == BLOCK_TOKENS {
-            let mut square = [[0.0f32; BLOCK_TOKENS]; LANES];
             while d + LANES <= head_dim {
-                for token in 0..BLOCK_TOKENS {
-                    for (i, column) in square.iter_mut().enumerate() {
-                        column[token] = *from.add(token * args.k.stride + d + i);
-                    }
+                let mut square = [S::splat(0.0); BLOCK_TOKENS];
+                for (token, row) in square.iter_mut().enumerate() {
+                    *row = S::load(from.add(token * args.k.stride + d));
                 }
-                for (i, column) in square.iter().enumerate() {
-                    E::store::<S>(keys.add((d + i) * BLOCK_TOKENS), S::load(column.as_ptr()));
+                for (i, column) in S::transpose(square).iter().enumerate() {
+                    E::store::<S>(keys.add((d + i) * BLOCK_TOKENS), *column);
                 }
                 d += LANES;
             }
@@ -225,7 +224,7 @@ unsafe fn append_values<S: Simd, E: Element>(args: &KvAppend<'_>, run: &Run, hea
 }
 
 #[inline(always)]
-unsafe fn append_any<S: Simd>(args: &KvAppend<'_>, rows: Range<usize>) {
+unsafe fn append_any<S: Tile>(args: &KvAppend<'_>, rows: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe {
         match args.layout.element {

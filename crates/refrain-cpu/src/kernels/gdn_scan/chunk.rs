@@ -13,16 +13,17 @@
 //! once the two `n x n` matrices are there: they are done in panels of 32, whose states stay packed for all chunks.
 
 use super::Item;
-use crate::kernels::tile::{Left, Tile, multiply};
-use crate::kernels::{load_up_to, padded, store_up_to};
+use super::tiles::{delta_tile, output_tile, products_tile, state_tile};
+use crate::kernels::tile::Tile;
+use crate::kernels::{load_up_to, padded};
 use crate::simd::{LANES, Simd};
 use refrain_device::SCAN_CHUNK;
 use refrain_program::GdnShape;
 
 /// Tokens of a whole chunk.
-const CHUNK: usize = SCAN_CHUNK;
+pub(super) const CHUNK: usize = SCAN_CHUNK;
 /// Columns of a panel: two registers.
-const PANEL: usize = 2 * LANES;
+pub(super) const PANEL: usize = 2 * LANES;
 /// Rows are padded to this, the tallest tile.
 const ROWS: usize = 8;
 /// Every decay below this is 0 in f32, even alone; with it sums of decays stay finite.
@@ -31,27 +32,27 @@ const LOWEST_DECAY: f32 = -1000.0;
 /// The scratch memory of one item.
 pub(super) struct Scratch {
     /// Keys, `[CHUNK / PANEL][key rows][PANEL]`: transposed, in panels of tokens.
-    keys: *mut f32,
+    pub keys: *mut f32,
     /// Queries, `[CHUNK][key rows]`.
-    queries: *mut f32,
+    pub queries: *mut f32,
     /// State, `[value panels][key rows][PANEL]`.
-    state: *mut f32,
+    pub state: *mut f32,
     /// `-b_i L_ij k_i . k_j` for `j < i`, `[CHUNK][CHUNK]`; anything elsewhere.
-    rule: *mut f32,
+    pub rule: *mut f32,
     /// `L_ij q_i . k_j` for `j <= i`, `[CHUNK][CHUNK]`; anything elsewhere.
-    scores: *mut f32,
+    pub scores: *mut f32,
     /// `D` of one panel, `[CHUNK][PANEL]`.
-    deltas: *mut f32,
+    pub deltas: *mut f32,
     /// `c`, and what rounding it to f32 left, `[CHUNK]` each.
-    decay: *mut f32,
-    decay_rest: *mut f32,
+    pub decay: *mut f32,
+    pub decay_rest: *mut f32,
     /// `e^c` and `e^(c_n - c)`, `[CHUNK]` each.
-    since_start: *mut f32,
-    to_end: *mut f32,
+    pub since_start: *mut f32,
+    pub to_end: *mut f32,
     /// `b`, `[CHUNK]`.
-    beta: *mut f32,
-    key_rows: usize,
-    panels: usize,
+    pub beta: *mut f32,
+    pub key_rows: usize,
+    pub panels: usize,
 }
 
 fn key_rows(shape: &GdnShape) -> usize {
@@ -97,12 +98,12 @@ impl Scratch {
 }
 
 /// A chunk: tokens `first..first + len` of the segment, `rows` of them with padding.
-struct Chunk<'a> {
-    item: &'a Item<'a>,
-    scratch: &'a Scratch,
-    first: usize,
-    len: usize,
-    rows: usize,
+pub(super) struct Chunk<'a> {
+    pub item: &'a Item<'a>,
+    pub scratch: &'a Scratch,
+    pub first: usize,
+    pub len: usize,
+    pub rows: usize,
 }
 
 /// Calls a tile function for every tile of `rows` (whole multiples of [`ROWS`]) by [`PANEL`].
@@ -130,8 +131,6 @@ macro_rules! for_tiles {
 pub(super) unsafe fn scan_chunks<S: Tile>(item: &Item<'_>, fresh: bool, scan: usize, scratch: &Scratch) {
     // SAFETY: the caller's item and scratch are sound; `scan` is at most the segment's length.
     unsafe {
-        // Rows of padding are zero, and stay so.
-        scratch.keys.write_bytes(0, scratch.key_rows * CHUNK);
         load_state::<S>(item, fresh, scratch);
         let mut first = 0;
         while first < scan {
@@ -200,31 +199,24 @@ unsafe fn prepare<S: Tile>(chunk: &Chunk<'_>) {
     // SAFETY: tokens of the chunk are tokens of the segment; the rest is scratch memory of known size.
     unsafe {
         for index in 0..CHUNK {
-            let keys = scratch.keys.add(index / PANEL * scratch.key_rows * PANEL + index % PANEL);
             let queries = scratch.queries.add(index * scratch.key_rows);
-            if index >= chunk.len {
-                // Tokens of padding change nothing: they have no key, no strength, and the last decay.
-                for i in 0..key_dim {
-                    *keys.add(i * PANEL) = 0.0;
-                }
-                queries.write_bytes(0, scratch.key_rows);
-                *scratch.beta.add(index) = 0.0;
-            } else {
+            // Tokens of padding change nothing: they have no key, no strength, and the last decay.
+            let mut beta = 0.0;
+            if index < chunk.len {
                 let token = item.token(chunk.first + index);
-                for i in 0..key_dim {
-                    *keys.add(i * PANEL) = *token.k.add(i);
-                }
-                let mut i = 0;
-                while i < key_dim {
+                for i in (0..key_dim).step_by(LANES) {
                     S::store(queries.add(i), load_up_to::<S>(token.q.add(i), key_dim - i));
-                    i += LANES;
                 }
-                *scratch.beta.add(index) = token.beta;
+                beta = token.beta;
                 sum += f64::from(token.decay.max(LOWEST_DECAY));
+            } else {
+                queries.write_bytes(0, scratch.key_rows);
             }
+            *scratch.beta.add(index) = beta;
             *scratch.decay.add(index) = sum as f32;
             *scratch.decay_rest.add(index) = (sum - f64::from(sum as f32)) as f32;
         }
+        pack_keys::<S>(chunk);
         for index in (0..CHUNK).step_by(LANES) {
             let decay = S::load(scratch.decay.add(index));
             let rest = S::load(scratch.decay_rest.add(index));
@@ -241,34 +233,23 @@ unsafe fn prepare<S: Tile>(chunk: &Chunk<'_>) {
     }
 }
 
-/// `K K^T` and `Q K^T`, as far as they reach to the diagonal.
+/// Transposes the keys into panels of tokens, with zeros for what doesn't exist.
 #[inline(always)]
-unsafe fn products_tile<S: Simd, const M: usize, const N: usize>(
-    chunk: &Chunk<'_>,
-    tokens: usize,
-    row: usize,
-    column: usize,
-) {
-    if tokens * PANEL + column >= row + M {
-        return;
-    }
-    let scratch = chunk.scratch;
-    let panel_floats = scratch.key_rows * PANEL;
-    // SAFETY: rows and columns are inside the chunk's matrices.
-    unsafe {
-        let keys = scratch.keys.add(tokens * panel_floats + column);
-        let mut right = [keys.cast_const(); N];
-        for (n, right) in right.iter_mut().enumerate() {
-            *right = right.add(n * LANES);
-        }
-        let depth = chunk.item.args.shape.key_head_dim;
-        let k = Left { data: scratch.keys.add(row / PANEL * panel_floats + row % PANEL), row: 1, step: PANEL };
-        let q = Left { data: scratch.queries.add(row * scratch.key_rows), row: scratch.key_rows, step: 1 };
-        for (left, out) in [(k, scratch.rule), (q, scratch.scores)] {
-            let sums = multiply::<S, f32, M, N>([[S::splat(0.0); N]; M], left, right, PANEL, depth);
-            for (m, sums) in sums.iter().enumerate() {
-                for (n, sum) in sums.iter().enumerate() {
-                    S::store(out.add((row + m) * CHUNK + tokens * PANEL + column + n * LANES), *sum);
+unsafe fn pack_keys<S: Tile>(chunk: &Chunk<'_>) {
+    let (item, scratch) = (chunk.item, chunk.scratch);
+    let key_dim = item.args.shape.key_head_dim;
+    for first in (0..CHUNK).step_by(LANES) {
+        for i in (0..scratch.key_rows).step_by(LANES) {
+            // SAFETY: as in `prepare`.
+            unsafe {
+                let mut square = [S::splat(0.0); LANES];
+                let tokens = chunk.len.saturating_sub(first);
+                for (index, row) in square.iter_mut().enumerate().take(tokens) {
+                    *row = load_up_to::<S>(item.token(chunk.first + first + index).k.add(i), key_dim - i);
+                }
+                let panel = scratch.keys.add(first / PANEL * scratch.key_rows * PANEL + first % PANEL);
+                for (index, column) in S::transpose(square).iter().enumerate() {
+                    S::store(panel.add((i + index) * PANEL), *column);
                 }
             }
         }
@@ -300,129 +281,6 @@ unsafe fn apply_gates<S: Simd>(chunk: &Chunk<'_>) {
     }
 }
 
-/// One panel of value columns.
-struct Panel {
-    /// Its first column.
-    column: usize,
-    /// Its part of the state, `[key rows][PANEL]`.
-    state: *mut f32,
-}
-
-impl Panel {
-    /// # Safety
-    /// `index` is below the number of panels.
-    #[inline(always)]
-    unsafe fn new(chunk: &Chunk<'_>, index: usize) -> Self {
-        // SAFETY: by contract.
-        let state = unsafe { chunk.scratch.state.add(index * chunk.scratch.key_rows * PANEL) };
-        Self { column: index * PANEL, state }
-    }
-}
-
-/// `N` registers next to each other.
-#[inline(always)]
-unsafe fn registers<const N: usize>(data: *mut f32) -> [*const f32; N] {
-    let mut all = [data.cast_const(); N];
-    for (n, register) in all.iter_mut().enumerate() {
-        // SAFETY: the caller has them all.
-        *register = unsafe { register.add(n * LANES) };
-    }
-    all
-}
-
-/// Some rows of `D`, given all rows before them.
-#[inline(always)]
-unsafe fn delta_tile<S: Simd, const M: usize, const N: usize>(
-    chunk: &Chunk<'_>,
-    panel: &Panel,
-    row: usize,
-    column: usize,
-) {
-    let (scratch, shape) = (chunk.scratch, &chunk.item.args.shape);
-    // SAFETY: rows and columns are inside the chunk's buffers; values are only touched where they exist.
-    unsafe {
-        let panel_floats = scratch.key_rows * PANEL;
-        let k = Left { data: scratch.keys.add(row / PANEL * panel_floats + row % PANEL), row: 1, step: PANEL };
-        let state = registers::<N>(panel.state.add(column));
-        let mut sums = multiply::<S, f32, M, N>([[S::splat(0.0); N]; M], k, state, PANEL, shape.key_head_dim);
-        for (m, sums) in sums.iter_mut().enumerate() {
-            let since_start = S::splat(*scratch.since_start.add(row + m));
-            let beta = S::splat(*scratch.beta.add(row + m));
-            for (n, sum) in sums.iter_mut().enumerate() {
-                let at = panel.column + column + n * LANES;
-                let mut value = S::splat(0.0);
-                if row + m < chunk.len && at < shape.value_head_dim {
-                    let token = chunk.item.token(chunk.first + row + m);
-                    value = load_up_to::<S>(token.v.add(at), shape.value_head_dim - at);
-                }
-                *sum = S::mul(beta, S::sub(value, S::mul(since_start, *sum)));
-            }
-        }
-        let rule = scratch.rule.add(row * CHUNK);
-        let above = registers::<N>(scratch.deltas.add(column));
-        let left = Left { data: rule, row: CHUNK, step: 1 };
-        let mut sums = multiply::<S, f32, M, N>(sums, left, above, PANEL, row);
-        for solved in 0..M {
-            let above = sums[solved];
-            for (m, sums) in sums.iter_mut().enumerate().skip(solved + 1) {
-                let factor = S::splat(*rule.add(m * CHUNK + row + solved));
-                for (sum, above) in sums.iter_mut().zip(&above) {
-                    *sum = S::fma(factor, *above, *sum);
-                }
-            }
-        }
-        for (m, sums) in sums.iter().enumerate() {
-            for (n, sum) in sums.iter().enumerate() {
-                S::store(scratch.deltas.add((row + m) * PANEL + column + n * LANES), *sum);
-            }
-        }
-    }
-}
-
-/// Some rows of the output.
-#[inline(always)]
-unsafe fn output_tile<S: Simd, const M: usize, const N: usize>(
-    chunk: &Chunk<'_>,
-    panel: &Panel,
-    row: usize,
-    column: usize,
-) {
-    let (scratch, shape) = (chunk.scratch, &chunk.item.args.shape);
-    // SAFETY: as in `delta_tile`.
-    unsafe {
-        let q = Left { data: scratch.queries.add(row * scratch.key_rows), row: scratch.key_rows, step: 1 };
-        let state = registers::<N>(panel.state.add(column));
-        let mut sums = multiply::<S, f32, M, N>([[S::splat(0.0); N]; M], q, state, PANEL, shape.key_head_dim);
-        for (m, sums) in sums.iter_mut().enumerate() {
-            let since_start = S::splat(*scratch.since_start.add(row + m));
-            for sum in sums {
-                *sum = S::mul(since_start, *sum);
-            }
-        }
-        let scores = scratch.scores.add(row * CHUNK);
-        let deltas = registers::<N>(scratch.deltas.add(column));
-        let left = Left { data: scores, row: CHUNK, step: 1 };
-        let mut sums = multiply::<S, f32, M, N>(sums, left, deltas, PANEL, row);
-        for source in 0..M {
-            for (m, sums) in sums.iter_mut().enumerate().skip(source) {
-                let factor = S::splat(*scores.add(m * CHUNK + row + source));
-                for (sum, delta) in sums.iter_mut().zip(&deltas) {
-                    *sum = S::fma(factor, S::load(delta.add((row + source) * PANEL)), *sum);
-                }
-            }
-        }
-        for (m, sums) in sums.iter().enumerate() {
-            for (n, sum) in sums.iter().enumerate() {
-                let at = panel.column + column + n * LANES;
-                if row + m < chunk.len && at < shape.value_head_dim {
-                    let token = chunk.item.token(chunk.first + row + m);
-                    store_up_to::<S>(token.out.add(at), *sum, shape.value_head_dim - at);
-                }
-            }
-        }
-    }
-}
-
 /// `D <- diag(e^(c_n - c)) D`, which is how it goes into the state.
 #[inline(always)]
 unsafe fn decay_deltas<S: Simd>(chunk: &Chunk<'_>) {
@@ -439,36 +297,21 @@ unsafe fn decay_deltas<S: Simd>(chunk: &Chunk<'_>) {
     }
 }
 
-/// Some rows of the new state.
-#[inline(always)]
-unsafe fn state_tile<S: Simd, const M: usize, const N: usize>(
-    chunk: &Chunk<'_>,
-    panel: &Panel,
-    row: usize,
-    column: usize,
-) {
-    let scratch = chunk.scratch;
-    // SAFETY: rows and columns are inside the chunk's buffers.
-    unsafe {
-        let factor = S::splat(*scratch.since_start.add(CHUNK - 1));
-        let mut sums = [[factor; N]; M];
-        for (m, sums) in sums.iter_mut().enumerate() {
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = S::mul(factor, S::load(panel.state.add((row + m) * PANEL + column + n * LANES)));
-            }
-        }
-        let mut first = 0;
-        while first < chunk.rows {
-            let keys = scratch.keys.add(first * scratch.key_rows + row * PANEL);
-            let left = Left { data: keys, row: PANEL, step: 1 };
-            let deltas = registers::<N>(scratch.deltas.add(first * PANEL + column));
-            sums = multiply::<S, f32, M, N>(sums, left, deltas, PANEL, PANEL.min(chunk.rows - first));
-            first += PANEL;
-        }
-        for (m, sums) in sums.iter().enumerate() {
-            for (n, sum) in sums.iter().enumerate() {
-                S::store(panel.state.add((row + m) * PANEL + column + n * LANES), *sum);
-            }
-        }
+/// One panel of value columns.
+pub(super) struct Panel {
+    /// Its first column.
+    pub column: usize,
+    /// Its part of the state, `[key rows][PANEL]`.
+    pub state: *mut f32,
+}
+
+impl Panel {
+    /// # Safety
+    /// `index` is below the number of panels.
+    #[inline(always)]
+    unsafe fn new(chunk: &Chunk<'_>, index: usize) -> Self {
+        // SAFETY: by contract.
+        let state = unsafe { chunk.scratch.state.add(index * chunk.scratch.key_rows * PANEL) };
+        Self { column: index * PANEL, state }
     }
 }
