@@ -1,5 +1,7 @@
 //! Flags of `refrain explain`.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
 
 use super::engine::EngineArgs;
@@ -21,20 +23,22 @@ pub struct ExplainArgs {
 #[command(next_help_heading = "Explanation")]
 pub struct ExplainOptions {
     /// Tokens of the prompt whose prefill is estimated, and of the context in which a token is decoded
-    #[arg(long, value_name = "TOKENS", default_value = "1024", value_parser = at_least_one)]
-    pub tokens: usize,
-    /// Sequences that are decoded together
-    #[arg(long, value_name = "SEQUENCES", default_value = "1", value_parser = at_least_one)]
-    pub batch_size: usize,
+    #[arg(long, value_name = "TOKENS", default_value = "1024", value_parser = tokens)]
+    pub tokens: NonZeroUsize,
     /// Memory bandwidth of the machine in bytes per second (40G) [default: measured]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub bandwidth: Option<f64>,
-    /// Arithmetic of the machine in floating-point operations per second (3T) [default: left out]
+    /// Arithmetic of the machine in floating-point operations per second (3T) [default: an
+    /// estimate from the processor's instructions and clock]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub flops: Option<f64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn tokens(text: &str) -> Result<NonZeroUsize, String> {
+    NonZeroUsize::new(at_least_one(text)?).ok_or_else(|| "must be at least 1".to_owned())
 }
 
 /// A rate, whose suffixes are all powers of 1000: nobody means 1024 here.

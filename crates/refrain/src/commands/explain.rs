@@ -1,12 +1,78 @@
 //! `refrain explain`.
 
+use anyhow::Context;
 use refrain::cli::explain::ExplainArgs;
-use refrain::load::prepare;
+use refrain::load::{Prepared, prepare};
+use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
+use refrain_cpu::{Isa, Precision, SimdLevel};
+use refrain_device::BLOCK_TOKENS;
+use refrain_program::{Ceilings, ExplainOptions, explain};
 
 use super::print;
 
-/// Prints what the model is made of.
+/// Prints what the model is made of, what it needs and what it can cost at best.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let prepared = prepare(&args.engine.load_options())?;
-    print(prepared.program.to_string().as_bytes())
+    let (bandwidth, bandwidth_source) = match args.options.bandwidth {
+        Some(bandwidth) => (bandwidth, "as given"),
+        None => (read_bandwidth(prepared.cpu.threads, BANDWIDTH_BUFFER_BYTES), "measured"),
+    };
+    let (flops, flops_source) = match args.options.flops {
+        Some(flops) => (flops, "as given".to_owned()),
+        None => nominal_flops(&prepared),
+    };
+    let options = ExplainOptions {
+        model: prepared.model.name.clone(),
+        tokens: args.options.tokens,
+        block_tokens: BLOCK_TOKENS,
+        ceilings: Ceilings { bytes_per_second: bandwidth, flops_per_second: flops },
+        ceilings_source: format!("bandwidth {bandwidth_source}, arithmetic {flops_source}"),
+    };
+    let explanation = explain(&prepared.program, &options);
+    let text = if args.options.json {
+        serde_json::to_string_pretty(&explanation).context("can't write the explanation")? + "\n"
+    } else {
+        explanation.to_string()
+    };
+    print(text.as_bytes())
+}
+
+/// What the cores could do if nothing held them up: operations in a cycle times the clock. The clock falls under load,
+/// so nothing reaches it.
+fn nominal_flops(prepared: &Prepared) -> (f64, String) {
+    let isa = Isa::detect();
+    let per_cycle = match (prepared.cpu.precision, isa, isa.simd()) {
+        // One tile product of 16 x 16 x 32 multiply-adds every 16 cycles.
+        (Precision::Bf16, Isa::Amx, _) => 1024.0,
+        // Two units of 16 lanes of pairs, each a multiply-add.
+        (Precision::Bf16, Isa::Avx512Bf16, _) => 128.0,
+        (_, _, SimdLevel::Avx512) => 64.0,
+        (_, _, SimdLevel::Avx2) => 32.0,
+        (_, _, SimdLevel::Portable) => 8.0,
+    };
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let (clock, assumed) = clock(&cpuinfo).map_or((2e9, ", clock assumed"), |clock| (clock, ""));
+    let threads = prepared.cpu.threads;
+    let source = format!("nominal: {threads} x {per_cycle:.0} a cycle ({isa}) at {:.1} GHz{assumed}", clock / 1e9);
+    (threads as f64 * per_cycle * clock, source)
+}
+
+/// The highest clock in hertz that the system names.
+fn clock(cpuinfo: &str) -> Option<f64> {
+    let megahertz = cpuinfo
+        .lines()
+        .filter_map(|line| line.strip_prefix("cpu MHz")?.split_once(':')?.1.trim().parse::<f64>().ok())
+        .max_by(f64::total_cmp)?;
+    (megahertz > 0.0).then_some(megahertz * 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock;
+
+    #[test]
+    fn the_highest_clock_counts() {
+        assert_eq!(clock("cpu MHz\t\t: 2000.000\nflags\t: avx\ncpu MHz\t\t: 2400.5\n"), Some(2_400_500_000.0));
+        assert_eq!(clock("flags: avx\n"), None);
+    }
 }
