@@ -25,7 +25,7 @@ use engine::EngineArgs;
 
 /// An LLM inference engine and OpenAI-compatible server for hybrid models.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "refrain", version, arg_required_else_help = true, propagate_version = true, max_term_width = 110)]
+#[command(name = "refrain", version, arg_required_else_help = true, max_term_width = 110)]
 #[command(after_help = "\
 Examples:
   refrain serve                          the embedded model at http://127.0.0.1:8000
@@ -112,8 +112,8 @@ pub struct ServeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// What to log on standard error [default: info; warn for chat and explain]
-    #[arg(long, value_enum, value_name = "LEVEL", env = "REFRAIN_LOG", global = true)]
+    /// What to log on standard error: off, error, warn, info, debug or trace [default: info; warn for chat and explain]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "LEVEL", env = "REFRAIN_LOG", global = true)]
     pub log_level: Option<LogLevel>,
 
     /// Log warnings and errors only, and don't print the settings

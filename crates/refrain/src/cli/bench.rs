@@ -148,7 +148,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PORT", default_value_t = 8000)]
     pub port: u16,
     /// Endpoint: openai is /v1/completions with token ids, openai-chat is /v1/chat/completions
-    #[arg(long, value_enum, default_value_t = Backend::Openai)]
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Backend::Openai)]
     pub backend: Backend,
     /// Model to ask for [default: the server's first]
     #[arg(long, value_name = "NAME")]

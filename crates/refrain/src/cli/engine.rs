@@ -86,8 +86,9 @@ pub struct SchedulerArgs {
     #[arg(long)]
     pub no_enable_chunked_prefill: bool,
 
-    /// Who goes first when not everybody can [default: fcfs]
-    #[arg(long, value_enum, value_name = "POLICY")]
+    /// Who goes first when not everybody can: fcfs (first come, first served) or priority (the smallest number first)
+    /// [default: fcfs]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "POLICY")]
     pub scheduling_policy: Option<SchedulingPolicyArg>,
 
     /// Most requests that may wait; more are refused with status 503 [default: no limit]

@@ -33,8 +33,9 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub served_model_name: Vec<String>,
 
-    /// Type of the weights and of the arithmetic [default: auto]
-    #[arg(long, value_enum, value_name = "TYPE")]
+    /// Type of the weights and of the arithmetic: auto (the checkpoint's), bfloat16, float16 or float32, which computes
+    /// in F32 with the weights as they are stored [default: auto]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "TYPE")]
     pub dtype: Option<DtypeArg>,
 
     /// Most tokens of a sequence, prompt and answer together: a number (32768, 32k = 32000, 32K = 32768, 1M) or auto,
