@@ -1,0 +1,101 @@
+use serde_json::{Map, Value};
+
+use super::{Server, output_of, refrain, run, text};
+
+/// Runs a benchmark and gives what it wrote to its file.
+fn report(arguments: &[&str]) -> Map<String, Value> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("report.json");
+    let output = refrain(arguments).arg("--output-json").arg(&file).output().expect("the program starts");
+    output_of(&output);
+    let json = std::fs::read_to_string(&file).expect("a report");
+    serde_json::from_str(&json).expect("a JSON object")
+}
+
+/// Keys and types of a report; the values differ from run to run.
+fn shape(report: &Map<String, Value>) -> String {
+    let kind = |value: &Value| match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    report.iter().map(|(key, value)| format!("{key}: {}\n", kind(value))).collect()
+}
+
+fn number(report: &Map<String, Value>, key: &str) -> f64 {
+    report[key].as_f64().unwrap_or_else(|| panic!("{key} is {}", report[key]))
+}
+
+#[test]
+fn latency_has_the_keys_of_vllm() {
+    let report = report(&[
+        "bench", "latency", "--input-len", "20", "--output-len", "8", "--batch-size", "2", "--num-iters", "3",
+        "--num-iters-warmup", "1", "--skip-bandwidth", "--quiet",
+    ]);
+    insta::assert_snapshot!(shape(&report));
+    assert_eq!(report["latencies"].as_array().map(Vec::len), Some(3));
+    assert_eq!(report["percentiles"].as_object().map(|map| map.keys().map(String::as_str).collect::<Vec<_>>().join(" ")),
+        Some("10 25 50 75 90 99".to_owned()));
+    for key in ["avg_latency", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes"] {
+        assert!(number(&report, key) > 0.0, "{key}");
+    }
+    // Every weight of the embedded model in BF16, and in F32 what is no matrix.
+    assert!((22e6..23e6).contains(&number(&report, "decode_weight_bytes")));
+    assert!(number(&report, "start_to_first_token") >= number(&report, "load_seconds"));
+}
+
+#[test]
+fn throughput_has_the_keys_of_vllm() {
+    let report = report(&[
+        "bench", "throughput", "--num-prompts", "6", "--random-input-len", "30", "--random-output-len", "5", "--quiet",
+    ]);
+    insta::assert_snapshot!(shape(&report));
+    assert_eq!(number(&report, "num_requests"), 6.0);
+    assert_eq!(number(&report, "total_num_tokens"), 6.0 * 35.0);
+    let rate = number(&report, "total_num_tokens") / number(&report, "elapsed_time");
+    assert!((number(&report, "tokens_per_second") / rate - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn serve_has_the_keys_of_vllm_and_counts_right() {
+    let server = Server::start(&["--max-num-seqs", "4", "--max-model-len", "1K"]);
+    for (backend, vocabulary) in [("openai", vec![]), ("openai", vec!["--vocab-size", "200"]), ("openai-chat", vec![])] {
+        let flags = [
+            "bench", "serve", "--base-url", &server.url, "--backend", backend, "--num-prompts", "5", "--input-len",
+            "24", "--output-len", "7", "--max-concurrency", "3", "--request-rate", "200", "--num-warmups", "1",
+            "--goodput", "ttft:60000", "--metadata", "machine=test", "--temperature", "0",
+        ];
+        let report = report(&[&flags[..], &vocabulary].concat());
+        if backend == "openai" && vocabulary.is_empty() {
+            insta::assert_snapshot!("serve", shape(&report));
+        }
+        assert_eq!(number(&report, "completed"), 5.0);
+        assert_eq!(number(&report, "failed"), 0.0);
+        assert_eq!(number(&report, "total_output_tokens"), 35.0, "{report:?}");
+        if backend == "openai" {
+            assert_eq!(number(&report, "total_input_tokens"), 5.0 * 24.0);
+        }
+        assert!(number(&report, "max_concurrent_requests") <= 3.0);
+        assert!((number(&report, "request_goodput") / number(&report, "request_throughput") - 1.0).abs() < 1e-9);
+        assert!(number(&report, "mean_ttft_ms") <= number(&report, "mean_e2el_ms"));
+        assert_eq!(report["machine"], "test");
+    }
+    // A mistake in the options is one message, not five failed requests.
+    let output = run(&["bench", "serve", "--base-url", &server.url, "--num-prompts", "5", "--input-len", "2000"]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.contains("status 400") && message.contains("1024"), "{message}");
+}
+
+#[test]
+fn lengths_beyond_the_context_are_refused_before_they_are_run() {
+    for command in ["latency", "throughput"] {
+        let output = run(&["bench", command, "--input-len", "9000", "--quiet"]);
+        assert_eq!(output.status.code(), Some(1));
+        let message = text(&output.stderr);
+        assert!(message.contains("--input-len") && message.contains("8192"), "{message}");
+    }
+}

@@ -1,0 +1,89 @@
+use super::{output_of, refrain, run, text};
+
+#[test]
+fn mistakes_in_the_command_line_end_with_status_2() {
+    for (arguments, word) in [
+        (vec!["serve", "--max-model-length", "5"], "--max-model-len"),
+        (vec!["serve", "--device", "cuda"], "not available yet"),
+        (vec!["chatt"], "chat"),
+        (vec!["serve", "--enable-prefix-caching"], "not available yet"),
+    ] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(text(&output.stderr).contains(word), "{arguments:?}\n{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_model_that_is_not_there_ends_with_status_1_and_one_message() {
+    let output = run(&["chat", "./no/such/folder", "--prompt", "x"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.starts_with("error: ") && message.contains("no/such/folder"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+#[test]
+fn help_version_and_completions_are_no_failures() {
+    assert!(output_of(&run(&["--help"])).contains("Usage: refrain"));
+    assert!(output_of(&run(&["--version"])).starts_with("refrain "));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(output_of(&run(&["completions", shell])).contains("max-model-len"), "{shell}");
+    }
+}
+
+#[test]
+fn settings_are_printed_with_their_origins() {
+    let mut command = refrain(&["chat", "--prompt", "Hi", "--max-tokens", "1", "--log-level", "info", "--seed", "3"]);
+    command.env("REFRAIN_MAX_MODEL_LEN", "1K").env("REFRAIN_THREADS", "1").env("REFRAIN_MAX_MODEL_LENGTH", "7");
+    let output = command.output().expect("the program starts");
+    output_of(&output);
+    let table = text(&output.stderr);
+    for (name, value, origin) in [
+        ("model", "tinytales", "default"),
+        ("max-model-len", "1024", "environment REFRAIN_MAX_MODEL_LEN"),
+        ("threads", "1", "environment REFRAIN_THREADS"),
+        ("seed", "3", "flag"),
+        ("dtype", "bfloat16", "file *.safetensors"),
+        ("generation-config", "temperature=0.7", "file generation_config.json"),
+        ("gpu-memory-utilization", "0.9", "default"),
+    ] {
+        let line = table.lines().find(|line| line.split_whitespace().next() == Some(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in\n{table}"));
+        assert!(line.contains(value) && line.ends_with(origin), "{line}");
+    }
+    assert!(table.contains("did you mean REFRAIN_MAX_MODEL_LEN?"), "{table}");
+    // The flag goes before the variable.
+    let mut command = refrain(&["explain", "--max-model-len", "2K", "--bandwidth", "10G"]);
+    output_of(&command.env("REFRAIN_MAX_MODEL_LEN", "far").output().expect("the program starts"));
+}
+
+#[test]
+fn impossible_settings_are_refused_with_what_fits() {
+    for (flags, word) in [
+        (vec!["--max-model-len", "100K"], "8192"),
+        (vec!["--max-num-seqs", "100", "--max-num-batched-tokens", "100"], "164"),
+        (vec!["--kv-cache-memory-bytes", "1000"], "kv_cache_memory_bytes"),
+        (vec!["--override-generation-config", "{\"temprature\": 1}"], "temprature"),
+        (vec!["--chat-template", "/no/such/file"], "/no/such/file"),
+    ] {
+        let output = refrain(&["explain", "--bandwidth", "10G"]).args(&flags).output().expect("the program starts");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{flags:?}\n{message}");
+        assert!(message.contains(word), "{flags:?}\n{message}");
+    }
+}
+
+#[test]
+fn explain_tells_what_the_model_is_made_of() {
+    let explain = ["explain", "--tokens", "512", "--bandwidth", "40G", "--flops", "1T"];
+    let plain = output_of(&run(&explain));
+    for word in ["tinytales", "512", "GDN", "memory"] {
+        assert!(plain.contains(word), "no {word} in\n{plain}");
+    }
+    let json = output_of(&refrain(&explain).arg("--json").output().expect("the program starts"));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["schedule"], "GGGAGGGA");
+    assert_eq!(json["ceilings"]["bytes_per_second"], 40e9);
+}
