@@ -12,8 +12,8 @@ use anyhow::Context;
 use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
 use refrain::cli::engine::EngineArgs;
-use refrain::cli::{Cli, Command, LogLevel, Origins};
-use refrain::load::{LoadOptions, Loaded, load};
+use refrain::cli::{Cli, Command, LogLevel, Origin, Origins};
+use refrain::load::{Loaded, load};
 
 /// What every command is given.
 pub struct Invocation<'a> {
@@ -62,18 +62,26 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Loads a model with a progress bar, and prints the settings.
+/// Loads a model with a progress bar, and prints the settings. `sequences` is how many are run unless a flag says
+/// otherwise, with the reason.
 fn load_engine(
     args: &EngineArgs,
-    adjust: impl FnOnce(&mut LoadOptions),
+    sequences: Option<(usize, &str)>,
     invocation: &Invocation<'_>,
 ) -> anyhow::Result<Loaded> {
     let mut options = args.load_options();
-    adjust(&mut options);
+    let sequences = sequences.filter(|_| options.max_num_seqs.is_none());
+    if let Some((count, _)) = sequences {
+        options.max_num_seqs = Some(count);
+    }
     let style = ProgressStyle::with_template("Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}")?;
     let bar = ProgressBar::new(0).with_style(style);
     let mut loaded = load(&options, &bar)?;
-    loaded.report.settings.resolve(invocation.origins);
+    let settings = &mut loaded.report.settings;
+    settings.resolve(invocation.origins);
+    if let Some((_, reason)) = sequences {
+        settings.set_origin("max_num_seqs", Origin::Derived(reason.to_owned()));
+    }
     if invocation.verbose {
         eprint!("{}", loaded.report);
     } else {

@@ -34,7 +34,8 @@ fn run_latency(args: &LatencyArgs, invocation: &Invocation<'_>) -> anyhow::Resul
         seed: args.engine.model.seed.unwrap_or(0),
         bandwidth_bytes: if args.options.skip_bandwidth { 0 } else { BANDWIDTH_BUFFER_BYTES },
     };
-    let loaded = load_engine(&args.engine, |_| (), invocation)?;
+    let batch = (args.options.batch_size * args.options.n).max(1);
+    let loaded = load_engine(&args.engine, Some((batch, "the batch")), invocation)?;
     let facts = facts(&loaded, invocation);
     let bar = progress_bar("Iterations")?;
     let report = runtime()?.block_on(latency::run(&loaded.engine, &options, facts, &bar))?;
@@ -42,7 +43,7 @@ fn run_latency(args: &LatencyArgs, invocation: &Invocation<'_>) -> anyhow::Resul
 }
 
 fn run_throughput(args: &ThroughputArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
-    let loaded = load_engine(&args.engine, |_| (), invocation)?;
+    let loaded = load_engine(&args.engine, None, invocation)?;
     let vocabulary = Vocabulary::Below(loaded.engine.config().vocab_size as u32);
     let workload = workload(&args.options.workload, vocabulary, args.engine.model.seed.unwrap_or(0));
     let facts = facts(&loaded, invocation);

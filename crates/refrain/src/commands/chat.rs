@@ -26,8 +26,7 @@ Ctrl-C         stop the answer";
 pub fn run(args: &ChatArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
     // Before loading, so that a mistake is not told seconds later.
     let question = question(args.options.prompt.as_deref())?;
-    let sequences = args.engine.scheduler.max_num_seqs.unwrap_or(1);
-    let loaded = load_engine(&args.engine, |options| options.max_num_seqs = Some(sequences), invocation)?;
+    let loaded = load_engine(&args.engine, Some((1, "one conversation")), invocation)?;
     if loaded.text.tokenizer().is_none() {
         bail!("{} has no tokenizer, so it can't talk; give one with --tokenizer", loaded.model.name);
     }

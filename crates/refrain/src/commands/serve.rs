@@ -31,7 +31,7 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         ..ServerConfig::default()
     };
     config.validate()?;
-    let loaded = load_engine(&args.engine, |_| (), invocation)?;
+    let loaded = load_engine(&args.engine, None, invocation)?;
     let mut settings = server_settings(&args.server);
     settings.resolve(invocation.origins);
     if invocation.verbose {

@@ -43,6 +43,13 @@ impl Settings {
         }
     }
 
+    /// Says where a setting came from.
+    pub fn set_origin(&mut self, name: &str, origin: Origin) {
+        if let Some(setting) = self.0.iter_mut().find(|setting| setting.name == name) {
+            setting.origin = origin;
+        }
+    }
+
     /// The setting of that name.
     pub fn get(&self, name: &str) -> Option<&Setting> {
         self.0.iter().find(|setting| setting.name == name)

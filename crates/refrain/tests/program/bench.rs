@@ -32,13 +32,27 @@ fn number(report: &Map<String, Value>, key: &str) -> f64 {
 #[test]
 fn latency_has_the_keys_of_vllm() {
     let report = report(&[
-        "bench", "latency", "--input-len", "20", "--output-len", "8", "--batch-size", "2", "--num-iters", "3",
-        "--num-iters-warmup", "1", "--skip-bandwidth", "--quiet",
+        "bench",
+        "latency",
+        "--input-len",
+        "20",
+        "--output-len",
+        "8",
+        "--batch-size",
+        "2",
+        "--num-iters",
+        "3",
+        "--num-iters-warmup",
+        "1",
+        "--skip-bandwidth",
+        "--quiet",
     ]);
     insta::assert_snapshot!(shape(&report));
     assert_eq!(report["latencies"].as_array().map(Vec::len), Some(3));
-    assert_eq!(report["percentiles"].as_object().map(|map| map.keys().map(String::as_str).collect::<Vec<_>>().join(" ")),
-        Some("10 25 50 75 90 99".to_owned()));
+    assert_eq!(
+        report["percentiles"].as_object().map(|map| map.keys().map(String::as_str).collect::<Vec<_>>().join(" ")),
+        Some("10 25 50 75 90 99".to_owned())
+    );
     for key in ["avg_latency", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes"] {
         assert!(number(&report, key) > 0.0, "{key}");
     }
@@ -50,7 +64,15 @@ fn latency_has_the_keys_of_vllm() {
 #[test]
 fn throughput_has_the_keys_of_vllm() {
     let report = report(&[
-        "bench", "throughput", "--num-prompts", "6", "--random-input-len", "30", "--random-output-len", "5", "--quiet",
+        "bench",
+        "throughput",
+        "--num-prompts",
+        "6",
+        "--random-input-len",
+        "30",
+        "--random-output-len",
+        "5",
+        "--quiet",
     ]);
     insta::assert_snapshot!(shape(&report));
     assert_eq!(number(&report, "num_requests"), 6.0);
@@ -62,11 +84,33 @@ fn throughput_has_the_keys_of_vllm() {
 #[test]
 fn serve_has_the_keys_of_vllm_and_counts_right() {
     let server = Server::start(&["--max-num-seqs", "4", "--max-model-len", "1K"]);
-    for (backend, vocabulary) in [("openai", vec![]), ("openai", vec!["--vocab-size", "200"]), ("openai-chat", vec![])] {
+    for (backend, vocabulary) in [("openai", vec![]), ("openai", vec!["--vocab-size", "200"]), ("openai-chat", vec![])]
+    {
         let flags = [
-            "bench", "serve", "--base-url", &server.url, "--backend", backend, "--num-prompts", "5", "--input-len",
-            "24", "--output-len", "7", "--max-concurrency", "3", "--request-rate", "200", "--num-warmups", "1",
-            "--goodput", "ttft:60000", "--metadata", "machine=test", "--temperature", "0",
+            "bench",
+            "serve",
+            "--base-url",
+            &server.url,
+            "--backend",
+            backend,
+            "--num-prompts",
+            "5",
+            "--input-len",
+            "24",
+            "--output-len",
+            "7",
+            "--max-concurrency",
+            "3",
+            "--request-rate",
+            "200",
+            "--num-warmups",
+            "1",
+            "--goodput",
+            "ttft:60000",
+            "--metadata",
+            "machine=test",
+            "--temperature",
+            "0",
         ];
         let report = report(&[&flags[..], &vocabulary].concat());
         if backend == "openai" && vocabulary.is_empty() {

@@ -27,7 +27,8 @@ fn what_is_piped_in_follows_the_prompt() {
 #[test]
 fn a_seed_makes_sampling_repeatable() {
     let say = |seed: &str| {
-        let flags = ["chat", "--prompt", "Tell me a story.", "--temperature", "1.5", "--max-tokens", "16", "--seed", seed];
+        let flags =
+            ["chat", "--prompt", "Tell me a story.", "--temperature", "1.5", "--max-tokens", "16", "--seed", seed];
         output_of(&run(&flags))
     };
     assert_eq!(say("5"), say("5"));

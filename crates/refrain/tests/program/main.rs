@@ -1,12 +1,8 @@
 //! The program as a user runs it, with the embedded model.
 
-#[path = "program/bench.rs"]
 mod bench;
-#[path = "program/chat.rs"]
 mod chat;
-#[path = "program/command_line.rs"]
 mod command_line;
-#[path = "program/serve.rs"]
 mod serve;
 
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +13,8 @@ fn refrain(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().into_owned();
-        if text.starts_with("REFRAIN_") || text.starts_with("HF_") || text == "VLLM_API_KEY" || text == "OPENAI_API_KEY" {
+        if text.starts_with("REFRAIN_") || text.starts_with("HF_") || text == "VLLM_API_KEY" || text == "OPENAI_API_KEY"
+        {
             command.env_remove(name);
         }
     }
