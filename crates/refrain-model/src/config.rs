@@ -194,7 +194,8 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ModelError> {
 fn layers(text: &Fields<'_>, num_layers: usize) -> Result<Vec<LayerKind>, ModelError> {
     let Some(types) = text.get("layer_types") else {
         let interval = text.size_or("full_attention_interval", 4, 1..=MAX_LAYERS)?;
-        let kind = |layer: usize| if layer % interval == 0 { LayerKind::FullAttention } else { LayerKind::Gdn };
+        let kind =
+            |layer: usize| if layer.is_multiple_of(interval) { LayerKind::FullAttention } else { LayerKind::Gdn };
         return Ok((1..=num_layers).map(kind).collect());
     };
     let Some(types) = types.as_array() else {

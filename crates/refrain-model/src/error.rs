@@ -101,7 +101,7 @@ pub enum ModelError {
         what: String,
     },
     /// No model of this name.
-    #[error("{model}: {problem}")]
+    #[error("model `{model}`: {problem}")]
     NotFound {
         /// The name as the user gave it.
         model: String,

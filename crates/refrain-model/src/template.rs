@@ -1,41 +1,73 @@
-//! Chat messages to a prompt.
+//! Chat messages to a prompt, by the Jinja template of the model.
+//!
+//! Renders what Hugging Face transformers renders (`utils/chat_template_utils.py`): the same variables, `trim_blocks`
+//! and `lstrip_blocks`, Python's spelling of values, its `tojson`. A template is data from the network: it runs with a
+//! budget of instructions and bytes, and sees no files.
 
+mod json;
+mod python;
+mod strftime;
+#[cfg(test)]
+mod tests;
+mod variables;
+
+use std::io;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
+
+/// Instructions, of which one also pays for 64 bytes of text: far more than the longest conversation takes, and done in
+/// a few tenths of a second.
+const FUEL: u64 = 4_000_000;
+/// A rendering has a thread with this much stack, of which it touches next to nothing: the lists in lists that a
+/// template can build from its fuel are dropped one call inside the other, and a stack that overflows ends the process.
+const STACK_BYTES: usize = 256 << 20;
+/// Longest prompt.
+const MAX_OUTPUT_BYTES: usize = 64 << 20;
+/// The template's name in the line numbers of errors.
+const NAME: &str = "chat_template";
 
 /// Why a chat template can't be compiled or rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// The template is broken.
-    #[error("chat template does not compile: {problem}")]
+    #[error("the chat template does not compile: {problem}")]
     Syntax {
         /// What the compiler said, with the line.
         problem: String,
     },
     /// The template refused the messages with `raise_exception`.
-    #[error("chat template refuses these messages: {message}")]
+    #[error("the chat template refuses these messages: {message}")]
     Raised {
         /// The template's own words.
         message: String,
     },
     /// The template ran into an error with these messages.
-    #[error("chat template fails: {problem}")]
+    #[error("the chat template fails on these messages: {problem}")]
     Failed {
         /// What the interpreter said, with the line.
         problem: String,
     },
     /// The template would not end, or writes too much.
-    #[error("chat template exceeds the limit of {limit} {what}")]
+    #[error("the chat template takes more than {limit} {what}")]
     Limit {
         /// The number.
-        limit: usize,
+        limit: u64,
         /// Of what.
         what: &'static str,
     },
     /// A template argument has a name that means something else.
-    #[error("chat_template_kwargs: `{name}` is reserved")]
+    #[error("chat_template_kwargs: `{name}` has a field of its own in the request")]
     Reserved {
         /// The name.
         name: String,
+    },
+    /// The last message can't be continued.
+    #[error("continue_final_message: {problem}")]
+    Continue {
+        /// Why.
+        problem: String,
     },
 }
 
@@ -55,7 +87,7 @@ pub struct SpecialTokens {
 /// What a template is rendered with.
 #[derive(Clone, Copy, Debug)]
 pub struct ChatInput<'a> {
-    /// An array of messages.
+    /// An array of messages. Templates expect the arguments of tool calls as objects, not as JSON text.
     pub messages: &'a Value,
     /// An array of tools, if there are any.
     pub tools: Option<&'a Value>,
@@ -69,16 +101,128 @@ pub struct ChatInput<'a> {
 
 /// A compiled chat template.
 #[derive(Debug)]
-pub struct ChatTemplate {}
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    special_tokens: SpecialTokens,
+}
 
 impl ChatTemplate {
     /// Compiles a Jinja template.
-    pub fn new(_source: &str, _special_tokens: &SpecialTokens) -> Result<ChatTemplate, TemplateError> {
-        todo!()
+    pub fn new(source: &str, special_tokens: &SpecialTokens) -> Result<ChatTemplate, TemplateError> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax { problem: error.to_string() })?);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        environment.add_filter("tojson", json::tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime::strftime_now);
+        python::install(&mut environment);
+        environment
+            .add_template_owned(NAME, without_generation_blocks(source))
+            .map_err(|error| TemplateError::Syntax { problem: described(&error) })?;
+        Ok(ChatTemplate { environment, special_tokens: special_tokens.clone() })
     }
 
     /// The prompt for a conversation.
-    pub fn render(&self, _input: &ChatInput<'_>) -> Result<String, TemplateError> {
-        todo!()
+    pub fn render(&self, input: &ChatInput<'_>) -> Result<String, TemplateError> {
+        let text = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name(NAME.into()).stack_size(STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, || self.render_here(input)).map_err(|error| {
+                TemplateError::Failed { problem: format!("cannot start a thread to render it: {error}") }
+            })?;
+            thread.join().unwrap_or_else(|_| Err(TemplateError::Failed { problem: "the interpreter broke".into() }))
+        })?;
+        if input.continue_final_message { variables::cut_at_final_message(input.messages, text) } else { Ok(text) }
+    }
+
+    /// Renders on this thread.
+    fn render_here(&self, input: &ChatInput<'_>) -> Result<String, TemplateError> {
+        let variables = variables::variables(input, &self.special_tokens)?;
+        let template = self.environment.get_template(NAME).map_err(|error| described_failure(&error, false))?;
+        let mut output = Limited { bytes: Vec::new(), full: false };
+        let result = template.render_captured_to(variables, &mut output).map(|_| ());
+        result.map_err(|error| described_failure(&error, output.full))?;
+        String::from_utf8(output.bytes)
+            .map_err(|error| TemplateError::Failed { problem: format!("wrote no UTF-8: {error}") })
+    }
+}
+
+/// What `raise_exception` carries through the interpreter.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+fn raise_exception(message: String) -> Result<minijinja::Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+}
+
+/// The error and the errors behind it.
+fn chain<'a>(error: &'a Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+}
+
+fn described_failure(error: &Error, output_full: bool) -> TemplateError {
+    if output_full {
+        return TemplateError::Limit { limit: MAX_OUTPUT_BYTES as u64, what: "bytes" };
+    }
+    for cause in chain(error) {
+        if let Some(Raised(message)) = cause.downcast_ref() {
+            return TemplateError::Raised { message: message.clone() };
+        }
+        if cause.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::OutOfFuel) {
+            return TemplateError::Limit { limit: FUEL, what: "steps: does it end?" };
+        }
+    }
+    TemplateError::Failed { problem: described(error) }
+}
+
+/// The error with its causes, each with its line.
+fn described(error: &Error) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// transformers marks what the assistant wrote with `{% generation %}` for training; for a prompt that is a scope.
+fn without_generation_blocks(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        text.push_str(before);
+        let Some(end) = tag.find("%}") else {
+            rest = tag;
+            break;
+        };
+        let (tag, behind) = tag.split_at(end);
+        let name = tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        match name {
+            "generation" => text.push_str(&tag.replacen(name, "with", 1)),
+            "endgeneration" => text.push_str(&tag.replacen(name, "endwith", 1)),
+            _ => text.push_str(tag),
+        }
+        rest = behind;
+    }
+    text + rest
+}
+
+/// Takes bytes up to the limit.
+struct Limited {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_OUTPUT_BYTES {
+            self.full = true;
+            return Err(io::Error::other("the prompt is too long"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
