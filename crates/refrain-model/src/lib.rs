@@ -27,7 +27,7 @@ pub use error::{ModelError, WeightProblem};
 pub use generation::GenerationConfig;
 pub use model::Model;
 pub use safetensors::{StoredTensor, parse_safetensors_header};
-pub use source::{ModelSource, ResolveOptions};
+pub use source::{HubAccess, ModelSource, ResolveOptions};
 pub use template::{ChatInput, ChatTemplate, SpecialTokens, TemplateError};
 pub use tokenizer::Tokenizer;
 pub use weights::{TensorView, WeightSource};

@@ -41,16 +41,38 @@ pub struct ResolveOptions {
     pub hub_cache: PathBuf,
     /// Don't use the network.
     pub offline: bool,
-    /// The address of the hub, `https://huggingface.co` by default (`HF_ENDPOINT` in Hugging Face's tools).
-    pub hub_endpoint: Option<String>,
-    /// The access token for it (`HF_TOKEN` there); by default the one that is stored beside `hub_cache`.
-    pub hub_token: Option<String>,
+}
+
+/// Which hub downloads come from.
+#[derive(Clone, Default)]
+pub struct HubAccess {
+    /// Its address, `https://huggingface.co` by default (`HF_ENDPOINT` in Hugging Face's tools).
+    pub endpoint: Option<String>,
+    /// The access token (`HF_TOKEN` there); by default the one that is stored beside the cache.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for HubAccess {
+    /// Without the token, which is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubAccess").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 impl ModelSource {
     /// Finds a model: none named = the embedded one, else a folder, else a repository `owner/name` in the local Hugging
     /// Face cache, else (with the feature `hub`) the hub itself, with progress bars on a terminal.
     pub fn resolve(model: Option<&str>, options: &ResolveOptions) -> Result<ModelSource, ModelError> {
+        ModelSource::resolve_from(model, options, &HubAccess::default())
+    }
+
+    /// As [`resolve`](Self::resolve), with another hub or a token.
+    #[cfg_attr(not(feature = "hub"), expect(unused_variables, reason = "this build can't download"))]
+    pub fn resolve_from(
+        model: Option<&str>,
+        options: &ResolveOptions,
+        hub: &HubAccess,
+    ) -> Result<ModelSource, ModelError> {
         let Some(name) = model else { return Ok(ModelSource::Embedded) };
         let path = Path::new(name);
         if path.is_dir() {
@@ -81,7 +103,7 @@ impl ModelSource {
             return Err(not_found(format!("{looked}; downloads are off (offline): {advice}")));
         }
         #[cfg(feature = "hub")]
-        return hub::download(&repository, options);
+        return hub::download(&repository, hub);
         #[cfg(not(feature = "hub"))]
         Err(not_found(format!("{looked}; this build can't download (it lacks the feature `hub`): {advice}")))
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::{ModelSource, Repository, ResolveOptions};
+use super::{HubAccess, ModelSource, Repository};
 use crate::ModelError;
 use crate::checkpoint::index::{Index, is_plain_path};
 
@@ -23,9 +23,9 @@ const HUB: &str = "https://huggingface.co";
 const RETRIES: usize = 5;
 
 /// Downloads what a model needs: the small files and the safetensors.
-pub(super) fn download(repository: &Repository, options: &ResolveOptions) -> Result<ModelSource, ModelError> {
-    let endpoint = options.hub_endpoint.as_deref().unwrap_or(HUB);
-    let api = api(repository, options, endpoint).map_err(|error| refused(repository, endpoint, &error))?;
+pub(super) fn download(repository: &Repository, hub: &HubAccess) -> Result<ModelSource, ModelError> {
+    let endpoint = hub.endpoint.as_deref().unwrap_or(HUB);
+    let api = api(repository, hub, endpoint).map_err(|error| refused(repository, endpoint, &error))?;
     let named = Repo::with_revision(repository.id.clone(), RepoType::Model, repository.revision.clone());
     let info = api.repo(named.clone()).info().map_err(|error| refused(repository, endpoint, &error))?;
     let commit = info.sha;
@@ -69,13 +69,13 @@ pub(super) fn download(repository: &Repository, options: &ResolveOptions) -> Res
     Ok(ModelSource::Hub { id: repository.id.clone(), commit, folder: job.folder })
 }
 
-fn api(repository: &Repository, options: &ResolveOptions, endpoint: &str) -> Result<Api, ApiError> {
+fn api(repository: &Repository, hub: &HubAccess, endpoint: &str) -> Result<Api, ApiError> {
     let mut builder = ApiBuilder::from_cache(Cache::new(repository.cache.clone()))
         .with_endpoint(endpoint.to_string())
         .with_progress(stderr().is_terminal())
         .with_retries(RETRIES)
         .with_user_agent("refrain", env!("CARGO_PKG_VERSION"));
-    if let Some(token) = &options.hub_token {
+    if let Some(token) = &hub.token {
         builder = builder.with_token(Some(token.clone()));
     }
     builder.build()

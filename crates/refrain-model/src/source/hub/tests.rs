@@ -4,8 +4,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::Model;
 use crate::test_support::{TINY_CONFIG, tiny_tensors, write_shards};
+use crate::{Model, ResolveOptions};
 
 /// A hub with one repository, `owner/tiny`; keeps the paths and ranges it was asked for.
 struct Hub {
@@ -30,10 +30,15 @@ impl Hub {
         Hub { endpoint, asked }
     }
 
-    fn options(&self, cache: &tempfile::TempDir) -> ResolveOptions {
-        let hub_endpoint = Some(self.endpoint.clone());
-        ResolveOptions { hub_cache: cache.path().join("hub"), hub_endpoint, ..ResolveOptions::default() }
+    /// Resolves a name by this hub.
+    fn resolve(&self, name: &str, options: &ResolveOptions) -> Result<ModelSource, ModelError> {
+        let access = HubAccess { endpoint: Some(self.endpoint.clone()), token: None };
+        ModelSource::resolve_from(Some(name), options, &access)
     }
+}
+
+fn options(cache: &tempfile::TempDir) -> ResolveOptions {
+    ResolveOptions { hub_cache: cache.path().join("hub"), ..ResolveOptions::default() }
 }
 
 /// Answers one request and closes the connection.
@@ -87,16 +92,16 @@ fn files() -> BTreeMap<String, Vec<u8>> {
 fn a_repository_is_downloaded_once_and_then_comes_from_the_cache() {
     let hub = Hub::start(files());
     let cache = tempfile::tempdir().unwrap();
-    let options = hub.options(&cache);
-    let source = ModelSource::resolve(Some("owner/tiny"), &options).unwrap();
+    let options = options(&cache);
+    let source = hub.resolve("owner/tiny", &options).unwrap();
     let model = Model::open(&source).unwrap();
     assert_eq!(model.name, "owner/tiny");
     let asked = hub.asked.lock().unwrap().clone();
     assert!(!asked.iter().any(|path| path.contains("pytorch_model.bin")), "{asked:?}");
-    let again = ModelSource::resolve(Some("owner/tiny"), &options).unwrap();
+    let again = hub.resolve("owner/tiny", &options).unwrap();
     assert_eq!(again, source);
     let offline = ResolveOptions { offline: true, ..options };
-    assert_eq!(ModelSource::resolve(Some("owner/tiny"), &offline).unwrap(), source);
+    assert_eq!(hub.resolve("owner/tiny", &offline).unwrap(), source);
     assert_eq!(*hub.asked.lock().unwrap(), asked, "nothing was asked for again");
 }
 
@@ -105,12 +110,12 @@ fn a_download_that_broke_off_is_resumed() {
     let all = files();
     let hub = Hub::start(all.clone());
     let cache = tempfile::tempdir().unwrap();
-    let options = hub.options(&cache);
+    let options = options(&cache);
     let shard = "model-00000.safetensors";
     let blobs = options.hub_cache.join("models--owner--tiny/blobs");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(blobs.join(format!("etag-{}.part", shard.replace('.', "-"))), &all[shard][..100]).unwrap();
-    let source = ModelSource::resolve(Some("owner/tiny"), &options).unwrap();
+    let source = hub.resolve("owner/tiny", &options).unwrap();
     Model::open(&source).unwrap();
     let asked = hub.asked.lock().unwrap();
     assert!(asked.contains(&format!("/owner/tiny/resolve/{COMMIT}/{shard} 100-")), "{asked:?}");
@@ -122,8 +127,8 @@ fn what_the_hub_lacks_is_named() {
     few.remove("model.safetensors.index.json");
     let hub = Hub::start(few);
     let cache = tempfile::tempdir().unwrap();
-    let options = hub.options(&cache);
-    let error = |name: &str| ModelSource::resolve(Some(name), &options).unwrap_err().to_string();
+    let options = options(&cache);
+    let error = |name: &str| hub.resolve(name, &options).unwrap_err().to_string();
     assert!(error("owner/tiny").contains("neither model.safetensors nor"), "{}", error("owner/tiny"));
     let unknown = error("owner/none");
     assert!(unknown.contains("no folder of this name here") && unknown.contains("404"), "{unknown}");
@@ -131,7 +136,7 @@ fn what_the_hub_lacks_is_named() {
     let index = serde_json::json!({ "weight_map": { "model.norm.weight": "../../../x" } });
     outside.insert("model.safetensors.index.json".into(), index.to_string().into_bytes());
     let hub = Hub::start(outside);
-    let error = ModelSource::resolve(Some("owner/tiny"), &hub.options(&cache)).unwrap_err().to_string();
+    let error = hub.resolve("owner/tiny", &options).unwrap_err().to_string();
     assert!(error.contains("not a plain file name"), "{error}");
 }
 
@@ -139,9 +144,9 @@ fn what_the_hub_lacks_is_named() {
 fn a_hub_that_is_not_there_is_named() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let cache = tempfile::tempdir().unwrap();
-    let hub_endpoint = Some(format!("http://{port}"));
-    let options = ResolveOptions { hub_cache: cache.path().into(), hub_endpoint, ..ResolveOptions::default() };
-    let error = ModelSource::resolve(Some("owner/tiny"), &options).unwrap_err();
+    let access = HubAccess { endpoint: Some(format!("http://{port}")), token: Some("secret".into()) };
+    let error = ModelSource::resolve_from(Some("owner/tiny"), &options(&cache), &access).unwrap_err();
+    assert!(!format!("{access:?} {error:?}").contains("secret"));
     assert!(matches!(error, ModelError::NotFound { .. }));
     assert!(error.to_string().contains(&port.to_string()), "{error}");
 }
