@@ -1,4 +1,8 @@
 //! The OpenAI-compatible HTTP API and the text front end of the engine.
+//!
+//! [`text`] turns prompts into tokens and tokens into text; [`api`] is the JSON; [`http`] is routes, access, listening
+//! and draining. Every endpoint makes the one [`GenerateRequest`] and hands it to the one [`TextEngine`], so that a
+//! rule that holds for one holds for all.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -96,13 +96,17 @@ impl From<TextError> for ApiError {
         let message = error.to_string();
         match error {
             TextError::Invalid { param, .. } => Self::param(param, message),
-            TextError::EmptyPrompt => Self::param("prompt", message),
             TextError::PromptTooLong { .. } => Self::bad_request(message).code("context_length_exceeded"),
             TextError::MaxTokensTooLarge { .. } => Self::param("max_tokens", message).code("context_length_exceeded"),
-            TextError::NoTokenizer { .. } | TextError::Tokenizer(_) => Self::bad_request(message),
             TextError::Template(TemplateError::Reserved { .. }) => Self::param("chat_template_kwargs", message),
-            TextError::NoTemplate | TextError::Template(_) => Self::param("messages", message),
-            TextError::Internal(_) => Self::internal(message),
+            TextError::Template(TemplateError::Continue { .. }) => Self::param("continue_final_message", message),
+            // Which field the prompt was, the endpoint knows.
+            TextError::EmptyPrompt
+            | TextError::NoTokenizer { .. }
+            | TextError::Tokenizer(_)
+            | TextError::NoTemplate
+            | TextError::Template(_) => Self::bad_request(message),
+            TextError::Internal => Self::internal(message),
             TextError::Submit(error) => Self::from(error),
         }
     }
@@ -112,8 +116,8 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::EmptyPrompt | SubmitError::TokenOutsideVocabulary { .. } => Self::param("prompt", message),
-            SubmitError::PromptTooLong { .. } => Self::param("prompt", message).code("context_length_exceeded"),
+            SubmitError::EmptyPrompt | SubmitError::TokenOutsideVocabulary { .. } => Self::bad_request(message),
+            SubmitError::PromptTooLong { .. } => Self::bad_request(message).code("context_length_exceeded"),
             SubmitError::InvalidSampling { param, .. } => Self::param(param, message),
             SubmitError::QueueFull { retry_after, .. } => {
                 let full = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);

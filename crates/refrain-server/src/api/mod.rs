@@ -1,4 +1,15 @@
 //! The JSON of the HTTP API: requests are read into one validated request type, answers are written from it.
+//!
+//! The fields are OpenAI's, with vLLM's additions. Where the two leave a choice, or this server differs:
+//! - A field that nobody knows is an error, and so is one that can't be honoured yet (`fields.rs` lists them all).
+//!   `null` is the same as leaving a field out.
+//! - Tools are written into the prompt by the model's template, except with `tool_choice` `none`. The calls that the
+//!   model writes come back in the text; `required` and named tools are refused.
+//! - A stop string counts where it is first completed. Text that could still become one is held back.
+//! - An end-of-sequence or stop token has no text, but counts in `usage` and in `logprobs`, as in vLLM.
+//! - In `/v1/completions` tokens that are no text by themselves are named as OpenAI does, `bytes:\xe2\x80`.
+//! - Prompt and `max_tokens` together must fit the context; nothing is cut unless `truncate_prompt_tokens` says so.
+//! - The sampling defaults are those of the model's `generation_config.json`, as in vLLM.
 
 mod answer;
 mod chat;

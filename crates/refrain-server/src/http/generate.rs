@@ -42,12 +42,8 @@ async fn generate(state: Arc<AppState>, request: Request, chat: bool) -> Result<
         let parse = if chat { parse_chat } else { parse_completion };
         move |body: &[u8]| parse(body, state.text.defaults())
     };
-    let request = if body.len() < LARGE_BODY {
-        parse(&body)?
-    } else {
-        let parsed = tokio::task::spawn_blocking(move || parse(&body)).await;
-        parsed.map_err(|error| ApiError::internal(error.to_string()))??
-    };
+    let request =
+        if body.len() < LARGE_BODY { parse(&body)? } else { state.text.off_thread(move || Ok(parse(&body))).await?? };
     state.check_model(request.model.as_deref())?;
     answer(state, request, client_id, in_flight).await
 }
@@ -79,13 +75,11 @@ async fn answer(
     if streaming { Ok(as_events(answers, stream, in_flight)) } else { as_a_whole(answers, stream).await }
 }
 
-/// The error, which names the field of the prompt if it is about the prompt.
+/// The error, with the prompt's field of this endpoint where it is about the prompt.
 fn about_prompt(error: TextError, field: &str) -> ApiError {
-    let mut error = ApiError::from(error);
-    if error.param.is_none() && error.code == Some("context_length_exceeded") {
-        error.param = Some(field.to_owned());
-    }
-    error
+    let is_about_prompt = error.is_about_prompt();
+    let error = ApiError::from(error);
+    if is_about_prompt { ApiError { param: Some(field.to_owned()), ..error } } else { error }
 }
 
 /// Reads all answers to their ends.

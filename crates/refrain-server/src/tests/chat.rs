@@ -70,6 +70,15 @@ async fn parts_of_text_are_read_like_text() {
 }
 
 #[tokio::test]
+async fn parts_are_joined_for_templates_that_want_strings() {
+    let template = Some("{% for m in messages %}[{{ m.content.strip() }}]{% endfor %}");
+    let client = Setup { template, ..Setup::default() }.client();
+    let parts = json!([{"type": "text", "text": " One"}, {"type": "text", "text": "two "}]);
+    let prompt = prompt_text(&client, json!({"messages": [{"role": "user", "content": parts}]})).await;
+    assert_eq!(prompt, "[One\ntwo]");
+}
+
+#[tokio::test]
 async fn variables_of_the_template_are_passed_on() {
     let client = Setup::default().client();
     let messages = json!([{"role": "user", "content": "Hi"}]);

@@ -190,14 +190,20 @@ async fn errors_in_full() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_the_template_refuses_is_the_client_s_mistake() {
-    let client = Setup::default().client();
-    let request = json!({
-        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "  "}],
-        "add_generation_prompt": false, "continue_final_message": true,
-    });
-    let reply = client.post(CHAT, &request).await;
-    assert!(reply.status.is_success() || reply.status == 400, "{}", reply.body);
+async fn what_the_template_says_reaches_the_client() {
+    let cases = [
+        ("{{ raise_exception('no cats here') }}", "no cats here"),
+        ("{{ messages[7].content.upper() }}", "chat template fails"),
+        ("{% for i in range(99999) %}{% for k in range(99999) %}{{ k }}{% endfor %}{% endfor %}", "does it end?"),
+        ("", "the prompt is empty"),
+    ];
+    for (template, words) in cases {
+        let client = Setup { template: Some(template), ..Setup::default() }.client();
+        let (status, message, param) = client.post(CHAT, &base(CHAT)).await.error();
+        assert_eq!((status, param.as_deref()), (400, Some("messages")), "{message}");
+        assert!(message.contains(words), "{template}: {message}");
+        assert_eq!(client.text(&json!({"prompt": "still here"})).await, "still here");
+    }
 }
 
 #[tokio::test]

@@ -32,9 +32,13 @@ pub fn template() -> Arc<ChatTemplate> {
     static TEMPLATE: OnceLock<Arc<ChatTemplate>> = OnceLock::new();
     let read = || {
         let source = std::fs::read_to_string(embedded().join("chat_template.jinja")).unwrap();
-        Arc::new(ChatTemplate::new(&source, &SpecialTokens::default()).unwrap())
+        compiled(&source)
     };
     TEMPLATE.get_or_init(read).clone()
+}
+
+fn compiled(template: &str) -> Arc<ChatTemplate> {
+    Arc::new(ChatTemplate::new(template, &SpecialTokens::default()).unwrap())
 }
 
 fn embedded() -> PathBuf {
@@ -47,6 +51,8 @@ pub struct Setup {
     pub server: ServerConfig,
     pub step_time: Duration,
     pub tokenizer: bool,
+    /// Another template than the embedded model's.
+    pub template: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -69,7 +75,7 @@ impl Default for Setup {
             version: "0.0.0".to_owned(),
             ..ServerConfig::default()
         };
-        Self { engine, server, step_time: Duration::ZERO, tokenizer: true }
+        Self { engine, server, step_time: Duration::ZERO, tokenizer: true, template: None }
     }
 }
 
@@ -81,7 +87,7 @@ impl Setup {
 
     pub fn text(&self) -> TextEngine {
         let tokenizer = self.tokenizer.then(tokenizer);
-        let template = self.tokenizer.then(template);
+        let template = self.tokenizer.then(|| self.template.map_or_else(template, compiled));
         // Greedy, unless a request says otherwise: the parrot then repeats exactly.
         let defaults = SamplingDefaults { temperature: 0.0, ..SamplingDefaults::default() };
         TextEngine::new(self.engine(), tokenizer, template, defaults)

@@ -148,14 +148,17 @@ impl TextEngine {
         work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
     ) -> Result<T, TextError> {
         let permit = self.0.preparing.clone().acquire_owned().await;
-        let permit = permit.map_err(|error| TextError::Internal(error.to_string()))?;
+        let permit = permit.map_err(|_| TextError::Internal)?;
         let work = move || {
             // Held by the work itself: it goes on when the client is gone and nobody waits for it any more.
             let _permit = permit;
             work()
         };
-        let result = tokio::task::spawn_blocking(work).await;
-        result.unwrap_or_else(|error| Err(TextError::Internal(error.to_string())))
+        let died = |error| {
+            tracing::error!("preparing a prompt failed: {error}");
+            TextError::Internal
+        };
+        tokio::task::spawn_blocking(work).await.map_err(died)?
     }
 }
 

@@ -63,7 +63,24 @@ pub enum TextError {
     /// The engine refused the request.
     #[error(transparent)]
     Submit(#[from] SubmitError),
-    /// Preparing the prompt died; a bug.
-    #[error("preparing the prompt failed: {0}")]
-    Internal(String),
+    /// Preparing the prompt died by a bug, which the log has.
+    #[error("the server made a mistake with this prompt; its log says more")]
+    Internal,
+}
+
+impl TextError {
+    /// Whether the prompt is what is wrong.
+    pub fn is_about_prompt(&self) -> bool {
+        match self {
+            Self::EmptyPrompt | Self::PromptTooLong { .. } | Self::Tokenizer(_) | Self::NoTemplate => true,
+            Self::Template(error) => !matches!(error, TemplateError::Reserved { .. } | TemplateError::Continue { .. }),
+            Self::Submit(error) => matches!(
+                error,
+                SubmitError::EmptyPrompt
+                    | SubmitError::PromptTooLong { .. }
+                    | SubmitError::TokenOutsideVocabulary { .. }
+            ),
+            Self::Invalid { .. } | Self::MaxTokensTooLarge { .. } | Self::NoTokenizer { .. } | Self::Internal => false,
+        }
+    }
 }
