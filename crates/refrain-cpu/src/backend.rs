@@ -56,6 +56,9 @@ struct Piece {
     len: usize,
 }
 
+// Two crates that don't know each other name the same number.
+const _: () = assert!(refrain_program::SCAN_CHUNK == refrain_device::SCAN_CHUNK);
+
 /// Tokens of a piece.
 const PIECE_TOKENS: usize = 64;
 

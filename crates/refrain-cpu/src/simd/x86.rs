@@ -24,7 +24,8 @@ const EXP_LARGEST: f32 = 88.722_83;
 unsafe fn exp256(x: __m256) -> __m256 {
     // SAFETY: the caller has AVX2 and FMA.
     unsafe {
-        let clamped = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(EXP_SMALLEST)), _mm256_set1_ps(EXP_LARGEST));
+        // The constants come first, because then a NaN stays one.
+        let clamped = _mm256_min_ps(_mm256_set1_ps(EXP_LARGEST), _mm256_max_ps(_mm256_set1_ps(EXP_SMALLEST), x));
         let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
             clamped,
             _mm256_set1_ps(LOG2_E),
@@ -276,7 +277,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
         unsafe {
-            let clamped = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(EXP_SMALLEST)), _mm512_set1_ps(EXP_LARGEST));
+            // Clamped where `scalef` gives 0 and infinity; the constants come first, because then a NaN stays one.
+            let clamped = _mm512_min_ps(_mm512_set1_ps(89.0), _mm512_max_ps(_mm512_set1_ps(-104.0), x));
             let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm512_mul_ps(
                 clamped,
                 _mm512_set1_ps(LOG2_E),
@@ -288,11 +290,7 @@ impl Simd for Avx512 {
                 p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
             }
             let p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, _mm512_set1_ps(1.0)));
-            let y = _mm512_scalef_ps(p, n);
-            let kept = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(EXP_SMALLEST));
-            let y = _mm512_maskz_mov_ps(kept, y);
-            let over = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_set1_ps(EXP_LARGEST));
-            _mm512_mask_mov_ps(y, over, _mm512_set1_ps(f32::INFINITY))
+            _mm512_scalef_ps(p, n)
         }
     }
     #[inline(always)]
