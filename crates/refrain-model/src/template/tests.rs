@@ -30,6 +30,25 @@ fn tinytales_chats_render_as_in_transformers() {
     }
 }
 
+/// The prompts that the model is measured by, and their lengths in tokens.
+#[test]
+fn the_prompts_of_the_evaluation_render_and_encode_as_in_transformers() {
+    let model = crate::Model::open(&crate::ModelSource::Embedded).unwrap();
+    let (template, tokenizer) = (model.template.unwrap(), model.tokenizer.unwrap());
+    let evals = include_str!("../../../../goldens/tinytales_evals.jsonl");
+    assert_eq!(evals.lines().count(), 240);
+    for eval in evals.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let kwargs = Map::new();
+        let tools = eval.get("tools").filter(|tools| !tools.is_null());
+        let input = ChatInput { tools, add_generation_prompt: true, ..input(&eval["messages"], &kwargs) };
+        let prompt = template.render(&input).unwrap();
+        assert_eq!(prompt, eval["prompt"]);
+        assert_eq!(tokenizer.encode(&prompt, false).unwrap().len(), eval["prompt_tokens"]);
+        let ids: Vec<u32> = serde_json::from_value(eval["reference_ids"].clone()).unwrap();
+        assert_eq!(tokenizer.decode(&ids, true).trim(), eval["reference"].as_str().unwrap().trim());
+    }
+}
+
 #[test]
 fn snippets_render_as_in_python() {
     let fixtures: Value = serde_json::from_str(include_str!("fixtures/snippets.json")).unwrap();
