@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
 use refrain_device::DeviceError;
 use refrain_engine::{Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, SchedulingPolicy};
-use refrain_model::{Dtype, Model, ModelError, ModelSource, ResolveOptions};
+use refrain_model::{Dtype, HubAccess, Model, ModelError, ModelSource, ResolveOptions};
 use refrain_program::{Program, ProgramError};
 use refrain_server::TextEngine;
 use serde_json::{Map, Value, json};
@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub model: Option<String>,
     /// Where models are looked for.
     pub resolve: ResolveOptions,
+    /// Where downloads come from.
+    pub hub: HubAccess,
     /// Another tokenizer: a folder or a tokenizer.json.
     pub tokenizer: Option<PathBuf>,
     /// No tokenizer at all.
@@ -178,7 +180,7 @@ pub struct Prepared {
 pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     let start = Instant::now();
     let mut settings = Settings::default();
-    let source = ModelSource::resolve(options.model.as_deref(), &options.resolve)?;
+    let source = ModelSource::resolve_from(options.model.as_deref(), &options.resolve, &options.hub)?;
     let mut model = Model::open(&source)?;
     let origin = if options.model.is_some() { Origin::Given } else { Origin::Default };
     settings.push("model", &model.name, origin);

@@ -141,6 +141,7 @@ impl EngineArgs {
         LoadOptions {
             model: model.name(),
             resolve: model.resolve_options(),
+            hub: model.hub_access(),
             tokenizer: model.tokenizer.clone(),
             skip_tokenizer_init: model.skip_tokenizer_init,
             chat_template: model.chat_template.clone(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use refrain_model::ResolveOptions;
+use refrain_model::{HubAccess, ResolveOptions};
 use serde_json::{Map, Value};
 
 use super::values::{DtypeArg, MaxModelLen, json_object};
@@ -95,6 +95,14 @@ pub struct ModelArgs {
     /// Download nothing
     #[arg(long, env = "HF_HUB_OFFLINE", hide_env_values = true)]
     pub hf_hub_offline: bool,
+
+    /// Address of the hub [default: https://huggingface.co]
+    #[arg(long, value_name = "URL", env = "HF_ENDPOINT", hide_env_values = true)]
+    pub hf_endpoint: Option<String>,
+
+    /// Token for repositories that ask for one [default: the one that is stored beside the cache]
+    #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
+    pub hf_token: Option<String>,
 }
 
 fn load_format(text: &str) -> Result<String, String> {
@@ -121,6 +129,11 @@ impl ModelArgs {
             hub_cache,
             offline: self.hf_hub_offline,
         }
+    }
+
+    /// Where downloads come from.
+    pub fn hub_access(&self) -> HubAccess {
+        HubAccess { endpoint: self.hf_endpoint.clone(), token: self.hf_token.clone() }
     }
 
     /// Where sampling defaults come from.

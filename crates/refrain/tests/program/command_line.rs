@@ -64,7 +64,7 @@ fn impossible_settings_are_refused_with_what_fits() {
     for (flags, word) in [
         (vec!["--max-model-len", "100K"], "8192"),
         (vec!["--max-num-seqs", "100", "--max-num-batched-tokens", "100"], "164"),
-        (vec!["--kv-cache-memory-bytes", "1000"], "kv_cache_memory_bytes"),
+        (vec!["--kv-cache-memory-bytes", "1000"], "--kv-cache-memory-bytes"),
         (vec!["--override-generation-config", "{\"temprature\": 1}"], "temprature"),
         (vec!["--chat-template", "/no/such/file"], "/no/such/file"),
     ] {
