@@ -29,8 +29,8 @@ def main():
         if found != wanted:
             import numpy
             sys.exit(f"{name}: {file} has sha256 {found}, the golden was made from {wanted}. Either "
-                     f"tools/make_random_qwen35.py was changed, or numpy {numpy.__version__} draws other random numbers "
-                     "than the version in goldens/index.json: then make the goldens again, see docs/goldens.md.")
+                     f"tools/make_random_qwen35.py was changed, or numpy {numpy.__version__} draws other numbers than "
+                     "the version in goldens/index.json: then make the goldens again, see docs/goldens.md.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ packages: without them transformers runs its own torch implementation, which is 
 For every checkpoint (the embedded tinytales, and random ones from make_random_qwen35.py beside this script) and every
 prompt: the 20 most probable tokens after each of some positions, with their log-probabilities. docs/goldens.md says
 how the files are laid out and what tests do with them. Weights stored in bf16 or f16 are upcast and everything is
-computed in float32, so one reference serves every precision of the engine.
+computed in float32, so one reference serves every precision of the engine. Those stored in f32 get a second reference
+with their matrices rounded to bf16, as the engine does when it is told to convert them.
 """
 import argparse
 import hashlib
@@ -27,6 +28,7 @@ from transformers import AutoConfig, AutoTokenizer, Qwen3_5ForCausalLM, Qwen3_5F
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOP = 20
+ROUNDED = [f"{size}-{seed}-f32" for size in ("tiny", "micro") for seed in range(3)]
 LENGTHS = [1, 63, 64, 65, 200, 1500]
 
 # An odd shape: nothing is a power of two or a multiple of 16, three value heads share nothing.
@@ -58,7 +60,8 @@ def checkpoints():
     yield "odd-1-f32", options("micro", 1, "causal", "f32", *overrides(ODD))
     yield "odd-1-bf16", options("micro", 1, "conditional", "bf16", *overrides(ODD))
     yield "dense-4-bf16", options("micro", 4, "causal", "bf16", "--set", "full_attention_interval=1")
-    yield "gdn-6-f32", options("micro", 6, "causal", "f32", *overrides({"full_attention_interval": 99, "hidden_size": 256}))
+    gdn_only = {"full_attention_interval": 99, "hidden_size": 256}
+    yield "gdn-6-f32", options("micro", 6, "causal", "f32", *overrides(gdn_only))
 
 
 def positions(length):
@@ -104,7 +107,8 @@ def load(folder):
     architecture = AutoConfig.from_pretrained(folder).architectures[0]
     cls = {"Qwen3_5ForCausalLM": Qwen3_5ForCausalLM,
            "Qwen3_5ForConditionalGeneration": Qwen3_5ForConditionalGeneration}[architecture]
-    model, info = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    model, info = cls.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
     assert not info["missing_keys"], info["missing_keys"]
     assert all(p.dtype == torch.float32 for p in model.parameters())
     return model.eval()
@@ -117,6 +121,23 @@ def top_logprobs(model, ids, at):
     assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
     values, tokens = torch.log_softmax(logits.double(), dim=-1).topk(TOP, dim=-1)
     return tokens.numpy().astype("<u4"), values.numpy().astype("<f4")
+
+
+@torch.inference_mode()
+def round_matrices(model):
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            module.weight.copy_(module.weight.bfloat16())
+
+
+def write_reference(model, prompts, path):
+    data = b""
+    for ids in prompts.values():
+        tokens, values = top_logprobs(model, ids, positions(len(ids)))
+        data += tokens.tobytes() + values.tobytes()
+    with open(path, "wb") as f:
+        f.write(data)
+    print(f"{path}: {len(data)} bytes", flush=True)
 
 
 def main():
@@ -140,17 +161,14 @@ def main():
             kind = name if opts is None else f"random-{vocab_size}"
             if kind not in prompts:
                 prompts[kind] = tinytales_prompts(folder) if opts is None else random_prompts(vocab_size)
-            data = b""
-            for ids in prompts[kind].values():
-                tokens, values = top_logprobs(model, ids, positions(len(ids)))
-                data += tokens.tobytes() + values.tobytes()
-            with open(os.path.join(args.out, name + ".bin"), "wb") as f:
-                f.write(data)
+            write_reference(model, prompts[kind], os.path.join(args.out, name + ".bin"))
+            if name in ROUNDED:
+                round_matrices(model)
+                write_reference(model, prompts[kind], os.path.join(args.out, name + ".rounded.bin"))
             entries.append({"name": name, "options": opts, "prompts": kind, "sha256": sha256s(folder)})
-            print(f"{name}: {len(data)} bytes", flush=True)
     if not args.only:
         index = {
-            "made_with": {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__},
+            "made_with": {m.__name__: m.__version__ for m in (torch, transformers, np)},
             "top": TOP,
             "positions": {str(n): positions(n) for n in LENGTHS},
             "prompts": prompts,

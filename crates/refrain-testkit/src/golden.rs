@@ -66,10 +66,22 @@ impl Golden {
     /// # Panics
     /// When there is none of this name or its file has another size than the index says.
     pub fn load(name: &str) -> Self {
+        Self::load_from(name, &format!("{name}.bin"))
+    }
+
+    /// Reads the golden of a checkpoint stored in f32 whose matrices were rounded to bf16 before it was run.
+    ///
+    /// # Panics
+    /// As [`Golden::load`].
+    pub fn load_rounded(name: &str) -> Self {
+        Self::load_from(name, &format!("{name}.rounded.bin"))
+    }
+
+    fn load_from(name: &str, file: &str) -> Self {
         let index = index();
         let entry = index.checkpoints.iter().find(|entry| entry.name == name);
         let entry = entry.unwrap_or_else(|| panic!("goldens/index.json knows no checkpoint {name}"));
-        let path = workspace_root().join(format!("goldens/{name}.bin"));
+        let path = workspace_root().join("goldens").join(file);
         let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut words = bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
         let mut row = || -> [u32; TOP] { std::array::from_fn(|_| words.next().expect("the file is long enough")) };

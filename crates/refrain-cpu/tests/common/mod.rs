@@ -1,0 +1,125 @@
+//! Drives the backend directly, step by step, as the engine's scheduler would.
+#![allow(dead_code)] // each test binary uses its part
+
+use refrain_cpu::{CpuBackend, CpuOptions, Isa, Precision};
+use refrain_device::{BLOCK_TOKENS, Backend, PoolSizes, Segment, Step, StepLimits};
+use refrain_model::{Checkpoint, Dtype, ModelConfig};
+use refrain_program::{BuildOptions, Program};
+use std::path::Path;
+
+/// Sequences that may be in a step.
+pub const MAX_SEQUENCES: usize = 8;
+
+/// How a checkpoint is to be run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub precision: Precision,
+    pub isa: Option<Isa>,
+    pub threads: usize,
+}
+
+impl Settings {
+    pub fn f32() -> Self {
+        Self { precision: Precision::F32, isa: None, threads: 1 }
+    }
+
+    pub fn bf16() -> Self {
+        Self { precision: Precision::Bf16, ..Self::f32() }
+    }
+}
+
+/// Some tokens of one sequence: part of a step.
+pub struct Part<'a> {
+    /// Which sequence, below [`MAX_SEQUENCES`].
+    pub sequence: usize,
+    /// The whole prompt.
+    pub ids: &'a [u32],
+    /// The positions that this step computes.
+    pub positions: std::ops::Range<usize>,
+    /// Through the chunked scan, or one by one through the recurrence.
+    pub scan: bool,
+    /// Positions whose logits are wanted; those outside `positions` are ignored.
+    pub wanted: &'a [usize],
+}
+
+/// A loaded model and the places of its sequences.
+pub struct Runner {
+    backend: CpuBackend,
+    vocab_size: usize,
+    blocks_each: usize,
+}
+
+impl Runner {
+    pub fn load(folder: &Path, max_tokens: usize, settings: Settings) -> Self {
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let config = ModelConfig::from_json(&text).unwrap();
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        checkpoint.validate(&config).unwrap();
+        let (weights, kv_cache) = match settings.precision {
+            Precision::F32 => (checkpoint.widest_matrix_dtype(), Dtype::F32),
+            Precision::Bf16 => (Dtype::Bf16, Dtype::Bf16),
+        };
+        let options = BuildOptions { weights, activations: Dtype::F32, kv_cache };
+        let program = Program::build(&config, &options).unwrap();
+        let max_model_len = 1536;
+        let limits = StepLimits { max_tokens, max_segments: MAX_SEQUENCES, max_logit_rows: 320, max_model_len };
+        let blocks_each = max_model_len.div_ceil(BLOCK_TOKENS);
+        let pools = PoolSizes { blocks: blocks_each * MAX_SEQUENCES, slots: MAX_SEQUENCES };
+        let cpu = CpuOptions { threads: settings.threads, precision: settings.precision, isa: settings.isa };
+        let backend = CpuBackend::load(&program, &checkpoint, limits, pools, &cpu).unwrap();
+        Self { backend, vocab_size: config.vocab_size, blocks_each }
+    }
+
+    /// Runs one step of several sequences. Gives the logits of each wanted position: (index of the part, position,
+    /// logits), in order.
+    pub fn step(&mut self, parts: &[Part<'_>], mut visit: impl FnMut(usize, usize, &[f32])) {
+        let mut step = Step::default();
+        let mut wanted = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            let row = step.tokens.len();
+            let (begin, len) = (part.positions.start, part.positions.len());
+            step.tokens.extend_from_slice(&part.ids[part.positions.clone()]);
+            let first_block = step.block_table.len();
+            // Blocks of a sequence lie apart and backwards in the pool, so that a wrong address is a wrong result.
+            let blocks = (0..self.blocks_each).rev().map(|block| (block * MAX_SEQUENCES + part.sequence) as u32);
+            step.block_table.extend(blocks.take(part.positions.end.div_ceil(BLOCK_TOKENS)));
+            step.segments.push(Segment {
+                row: row as u32,
+                len: len as u32,
+                position: begin as u32,
+                scan: if part.scan { len as u32 } else { 0 },
+                slot: (MAX_SEQUENCES - 1 - part.sequence) as u32,
+                blocks: first_block as u32,
+                num_blocks: (step.block_table.len() - first_block) as u32,
+            });
+            for &position in part.wanted.iter().filter(|position| part.positions.contains(position)) {
+                step.logit_rows.push((row + position - begin) as u32);
+                wanted.push((index, position));
+            }
+        }
+        let logits = self.backend.execute(&step).unwrap();
+        assert_eq!(logits.len(), wanted.len() * self.vocab_size);
+        for (&(index, position), logits) in wanted.iter().zip(logits.chunks_exact(self.vocab_size)) {
+            visit(index, position, logits);
+        }
+    }
+
+    /// Prefills one prompt, cut where `cuts` says (ascending, without the ends), as one of the sequences. Gives the
+    /// logits of the wanted positions.
+    pub fn prefill(&mut self, sequence: usize, ids: &[u32], cuts: &[usize], wanted: &[usize]) -> Vec<Vec<f32>> {
+        let mut all = Vec::new();
+        let mut begin = 0;
+        let inside = cuts.iter().copied().filter(|&cut| cut < ids.len());
+        for end in inside.chain([ids.len()]).collect::<Vec<_>>() {
+            let part = Part { sequence, ids, positions: begin..end, scan: true, wanted };
+            self.step(&[part], |_, _, logits| all.push(logits.to_vec()));
+            begin = end;
+        }
+        all
+    }
+}
+
+/// The bits of logits, to compare exactly.
+pub fn bits(logits: &[Vec<f32>]) -> Vec<Vec<u32>> {
+    logits.iter().map(|row| row.iter().map(|logit| logit.to_bits()).collect()).collect()
+}
