@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use subtle::{Choice, ConstantTimeEq};
@@ -68,7 +69,19 @@ pub(super) async fn log(State(state): State<Arc<AppState>>, request: Request, ne
     };
     let response = next.run(request).await;
     line.status = Some(response.status().as_u16());
-    response.map(|body| Body::new(LoggedBody { body, line }))
+    let last_sent = response.extensions().get::<LastSent>().cloned();
+    response.map(|body| Body::new(LoggedBody { body, line, last_sent }))
+}
+
+/// Set by a handler of streams when it gives its last piece. Many clients close the connection when they have read
+/// that, before the body has formally ended.
+#[derive(Clone, Default)]
+pub(super) struct LastSent(Arc<AtomicBool>);
+
+impl LastSent {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// One line of the access log, written when it is dropped.
@@ -95,6 +108,7 @@ impl Drop for Line {
 struct LoggedBody {
     body: Body,
     line: Line,
+    last_sent: Option<LastSent>,
 }
 
 impl HttpBody for LoggedBody {
@@ -125,5 +139,6 @@ impl Drop for LoggedBody {
     fn drop(&mut self) {
         // A body of known length is not asked again after its last byte.
         self.line.complete |= self.body.is_end_stream();
+        self.line.complete |= self.last_sent.as_ref().is_some_and(|LastSent(sent)| sent.load(Ordering::Relaxed));
     }
 }

@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: one way for both.
 
+use super::access::LastSent;
 use super::body::read_body;
 use super::ids::new_id;
 use super::state::{AppState, InFlight, unix_now};
@@ -98,26 +99,32 @@ async fn as_a_whole(mut answers: Answers, mut stream: TextStream) -> Result<Resp
 
 /// Sends each piece as it comes. Dropping the body (the client has gone) drops the stream, which cancels the requests.
 fn as_events(answers: Answers, stream: TextStream, in_flight: InFlight) -> Response {
-    let start = Some((answers, stream, in_flight));
+    let last_sent = LastSent::default();
+    let start = Some((answers, stream, in_flight, last_sent.clone()));
     let events = stream::unfold(start, async move |running| {
-        let (mut answers, mut stream, in_flight) = running?;
+        let (mut answers, mut stream, in_flight, last_sent) = running?;
         loop {
             let news = match stream.next().await {
                 Some(Ok(event)) => chunks(&mut answers, event),
                 Some(Err(failure)) => Err(ApiError::from(failure)),
                 None => {
                     let end = last_chunks(&answers).unwrap_or_else(|error| error_chunks(&error));
+                    last_sent.set();
                     return Some((Ok::<_, Infallible>(end), None));
                 }
             };
             match news {
                 Ok(chunk) if chunk.is_empty() => {}
-                Ok(chunk) => return Some((Ok(chunk), Some((answers, stream, in_flight)))),
-                Err(error) => return Some((Ok(error_chunks(&error)), None)),
+                Ok(chunk) => return Some((Ok(chunk), Some((answers, stream, in_flight, last_sent)))),
+                Err(error) => {
+                    last_sent.set();
+                    return Some((Ok(error_chunks(&error)), None));
+                }
             }
         }
     });
     let mut response = Response::new(Body::from_stream(events));
+    response.extensions_mut().insert(last_sent);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
