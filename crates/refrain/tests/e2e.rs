@@ -1,0 +1,65 @@
+//! The real server and its real clients, over real sockets.
+
+mod common;
+
+use common::Server;
+use refrain_testkit::{python, workspace_root};
+use std::io::{BufRead, Read};
+use std::process::Command;
+use std::time::Duration;
+
+/// Runs a script of `tests/e2e` against a server with the embedded model.
+fn run_script(name: &str, flags: &[&str]) {
+    let Some(python) = python() else { return };
+    let server = Server::start(flags);
+    let script = workspace_root().join("crates/refrain/tests/e2e").join(name);
+    // Without .pyc files beside the sources.
+    let output = Command::new(python).arg("-B").arg(script).arg(&server.url).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_openai_package_is_served() {
+    run_script("openai_client.py", &[]);
+}
+
+#[test]
+fn bad_requests_are_refused_and_the_server_goes_on() {
+    run_script("bad_requests.py", &["--max-num-seqs", "4", "--max-model-len", "6000"]);
+}
+
+#[test]
+fn sigterm_lets_running_requests_finish() {
+    let mut server = Server::start(&["--max-model-len", "2048"]);
+    let body = r#"{"prompt": "Once", "max_tokens": 400, "ignore_eos": true, "stream": true}"#;
+    let mut stream = server.send("POST", "/v1/completions", body);
+    let mut line = String::new();
+    while !line.starts_with("data:") {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended before its first token");
+    }
+    server.terminate();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains(r#""finish_reason":"length""#) && rest.contains("data: [DONE]"), "{rest}");
+    assert!(server.wait(Duration::from_secs(60)).success());
+}
+
+#[test]
+fn requests_that_take_too_long_are_ended_with_an_error() {
+    let mut server = Server::start(&["--shutdown-timeout", "0"]);
+    let body = r#"{"prompt": "Once", "max_tokens": 8000, "ignore_eos": true, "stream": true}"#;
+    let mut stream = server.send("POST", "/v1/completions", body);
+    let mut line = String::new();
+    while !line.starts_with("data:") {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended before its first token");
+    }
+    server.terminate();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains(r#""error""#) && rest.contains("shutting down"), "{rest}");
+    assert!(server.wait(Duration::from_secs(60)).success());
+}
