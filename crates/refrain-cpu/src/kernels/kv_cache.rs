@@ -149,7 +149,6 @@ struct Run {
     row: usize,
     token: usize,
     count: usize,
-    block: usize,
 }
 
 #[inline(always)]
@@ -165,7 +164,7 @@ unsafe fn append<S: Tile, E: Element>(args: &KvAppend<'_>, rows: Range<usize>) {
             let count = (BLOCK_TOKENS - token).min(end - row);
             let block = args.block_table[segment.blocks as usize + position / BLOCK_TOKENS] as usize;
             for head in 0..args.layout.kv_heads {
-                let run = Run { row, token, count, block };
+                let run = Run { row, token, count };
                 // SAFETY: the step was validated: the block is in the pool, the rows have all heads.
                 unsafe {
                     append_keys::<S, E>(args, &run, head, cache.add(args.layout.keys(block, head)));
