@@ -184,6 +184,9 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     let mut model = Model::open(&source)?;
     let origin = if options.model.is_some() { Origin::Given } else { Origin::Default };
     settings.push("model", &model.name, origin);
+    if !options.served_model_names.is_empty() {
+        settings.push("served_model_name", options.served_model_names.join(" "), Origin::Given);
+    }
     texts::replace(&mut model, options, &mut settings)?;
 
     let stored = model.checkpoint.widest_matrix_dtype();
@@ -214,7 +217,8 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     };
     let planned = plan(&inputs, |limits| refrain_cpu::footprint(&program, limits, &cpu))?;
     describe_plan(&mut settings, options, &planned);
-    settings.push("device", "cpu", Origin::Default);
+    settings.push("device", "cpu", Origin::Given);
+    settings.push("enforce_eager", "ops one by one, the only mode yet", Origin::Given);
     let threads_origin = if options.threads.is_some() { Origin::Given } else { Origin::Derived("cores".to_owned()) };
     settings.push("threads", threads, threads_origin);
     let open_seconds = start.elapsed().as_secs_f64();
@@ -301,13 +305,16 @@ impl Report {
         self.open_seconds + self.weights_seconds
     }
 
-    /// The memory plan: each use in bytes, and the sum.
-    pub fn memory_json(&self) -> Map<String, Value> {
-        let mut json: Map<String, Value> =
-            self.memory.lines.iter().map(|line| (line.what.clone(), json!(line.bytes))).collect();
-        json.insert("total".to_owned(), json!(self.memory.total_bytes));
-        json.insert("usable".to_owned(), json!(self.usable.bytes));
-        json
+    /// The memory plan: each use in bytes, the sum, and what could be used.
+    pub fn memory_json(&self) -> Value {
+        let uses = self.memory.lines.iter().map(|line| json!({ "what": line.what, "bytes": line.bytes }));
+        json!({
+            "uses": uses.collect::<Vec<_>>(),
+            "total_bytes": self.memory.total_bytes,
+            "usable_bytes": self.usable.bytes,
+            "limited_by": self.usable.limited_by,
+            "notes": self.memory.notes,
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Logs on standard error.
 
+use std::io::IsTerminal;
+
 use refrain::cli::LogLevel;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
@@ -15,6 +17,7 @@ pub fn start(level: LogLevel) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let filter = Targets::new().with_target("refrain", level).with_default(level.min(LevelFilter::WARN));
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::stderr().is_terminal();
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
     tracing_subscriber::registry().with(format.with_filter(filter)).init();
 }

@@ -104,7 +104,7 @@ fn workload(args: &WorkloadArgs, vocabulary: Vocabulary, seed: u64) -> RandomWor
 fn facts(loaded: &Loaded, invocation: &Invocation<'_>) -> EngineFacts {
     let device = loaded.engine.device();
     let mut extra = Map::new();
-    extra.insert("memory_plan".to_owned(), Value::Object(loaded.report.memory_json()));
+    extra.insert("memory_plan".to_owned(), loaded.report.memory_json());
     extra.insert("settings".to_owned(), Value::Object(loaded.report.settings.to_json()));
     EngineFacts {
         model_id: loaded.model.name.clone(),

@@ -158,7 +158,7 @@ fn tell_if_cut_off(reason: &StopCause, tokens: usize) {
 
 /// Reads questions and prints answers until the user leaves.
 fn talk(conversation: &mut Conversation, loaded: &Loaded, runtime: &Runtime) -> anyhow::Result<()> {
-    println!("{} on {}. /help tells more.", loaded.model.name, loaded.engine.device().compute);
+    println!("{} (cpu: {}). /help tells more.", loaded.model.name, loaded.engine.device().compute);
     let mut editor = DefaultEditor::new().context("can't read from this terminal")?;
     loop {
         let line = match editor.readline("> ") {

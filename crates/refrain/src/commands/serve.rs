@@ -55,8 +55,11 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
                 tracing::warn!("signals can't be received, only killed: {error}");
                 std::future::pending::<()>().await;
             }
-            let running = watched.in_flight();
-            eprintln!("Stopping: {running} requests are being finished. Ctrl-C again stops at once.");
+            match watched.in_flight() {
+                0 => {}
+                1 => eprintln!("Stopping: one request is being finished. Ctrl-C again stops at once."),
+                running => eprintln!("Stopping: {running} requests are being finished. Ctrl-C again stops at once."),
+            }
             tokio::spawn(async {
                 if interrupted().await.is_ok() {
                     std::process::exit(130);
@@ -126,7 +129,6 @@ fn server_info(loaded: &Loaded, settings: &Settings) -> Value {
         "device": { "kind": device.kind, "name": device.name, "compute": device.compute },
         "settings": all,
         "memory": loaded.report.memory_json(),
-        "notes": loaded.report.memory.notes,
     })
 }
 
