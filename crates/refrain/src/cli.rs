@@ -14,11 +14,11 @@ pub mod values;
 
 pub use origins::{Origin, Origins};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use clap::builder::{BoolishValueParser, OsStr, Resettable};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use engine::EngineArgs;
@@ -200,7 +200,9 @@ fn variable(arg: &clap::Arg) -> Option<String> {
 /// What is wrong with it, ready to be printed; asking for help or the version is such an error too.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, Origins), clap::Error> {
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments.into_iter().map(long_form))?;
+    let matches = command
+        .try_get_matches_from_mut(arguments.into_iter().map(long_form))
+        .map_err(|error| name_variable(error, |variable| std::env::var(variable).ok()))?;
     let cli = Cli::from_arg_matches(&matches)?;
     let origins = Origins::new(&command, &matches);
     if let Some(engine) = cli.engine_args() {
@@ -212,6 +214,24 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, Orig
         }
     }
     Ok((cli, origins))
+}
+
+/// An impossible value is told as the flag's, even when nobody gave the flag: says so if a variable has it.
+fn name_variable(mut error: clap::Error, value_of: impl Fn(&str) -> Option<String>) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let (flag, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    let mut variables = BTreeMap::new();
+    collect_variables(&Cli::command(), &mut variables);
+    let is_flag = |name: &&String| variables[*name].iter().any(|long| flag.split(' ').next() == Some(long));
+    let variable = variables.keys().filter(is_flag).find(|name| value_of(name).as_ref() == Some(&value)).cloned();
+    if let Some(variable) = variable {
+        let tip = format!("the value is that of the variable {variable}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// vLLM has a few flags of one dash and several letters, which are no flags to clap: `-tp 1`, `-cc.mode=NONE`.
@@ -237,19 +257,19 @@ fn long_form(argument: OsString) -> OsString {
 
 /// A sentence about each variable that looks like ours and means nothing, such as `REFRAIN_MAX_MODEL_LENGTH`.
 pub fn unknown_variables(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
-    let mut known = BTreeSet::new();
+    let mut known = BTreeMap::new();
     collect_variables(&Cli::command(), &mut known);
     let mut unknown: Vec<String> = variables
         .into_iter()
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.starts_with("REFRAIN_") && !known.contains(name))
+        .filter(|name| name.starts_with("REFRAIN_") && !known.contains_key(name))
         .collect();
     unknown.sort();
     unknown
         .into_iter()
         .map(|name| {
             let likeness = |candidate: &&String| (strsim::jaro_winkler(candidate, &name) * 1e6) as u64;
-            match known.iter().max_by_key(likeness) {
+            match known.keys().max_by_key(likeness) {
                 Some(nearest) => format!("the variable {name} means nothing; did you mean {nearest}?"),
                 None => format!("the variable {name} means nothing"),
             }
@@ -257,9 +277,14 @@ pub fn unknown_variables(variables: impl IntoIterator<Item = OsString>) -> Vec<S
         .collect()
 }
 
-fn collect_variables(command: &clap::Command, names: &mut BTreeSet<String>) {
-    names.extend(command.get_arguments().filter_map(variable));
-    command.get_subcommands().for_each(|command| collect_variables(command, names));
+/// Every variable with the flags, `--max-model-len`, that it stands for.
+fn collect_variables(command: &clap::Command, variables: &mut BTreeMap<String, BTreeSet<String>>) {
+    for arg in command.get_arguments() {
+        if let (Some(variable), Some(long)) = (variable(arg), arg.get_long()) {
+            variables.entry(variable).or_default().insert(format!("--{long}"));
+        }
+    }
+    command.get_subcommands().for_each(|command| collect_variables(command, variables));
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use refrain::cli::engine::EngineArgs;
 use refrain::cli::{Cli, Command, LogLevel, Origin, Origins};
 use refrain::load::{Loaded, load};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What every command is given.
 pub struct Invocation<'a> {
@@ -106,12 +107,25 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     builder.worker_threads(2).enable_all().build().context("can't start the runtime")
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn interrupted() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
+/// Ctrl-C and SIGTERM, from the moment this exists: until then they kill the process.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Receives them from now on. Needs a runtime.
+    fn new() -> anyhow::Result<Self> {
+        let receive = |kind| signal(kind).context("can't receive signals");
+        Ok(Self { interrupt: receive(SignalKind::interrupt())?, terminate: receive(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next of either.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 

@@ -11,15 +11,16 @@ use refrain::load::{Loaded, Settings};
 use refrain_server::{AppState, Listener, ServeOptions, ServerConfig};
 use serde_json::{Map, Value, json};
 
-use super::{Invocation, interrupted, load_engine, print, runtime};
+use super::{Invocation, Signals, load_engine, print, runtime};
 
 /// Serves until it is told to end.
 pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
     let origins = args.server.origins().map_err(anyhow::Error::msg)?;
     let runtime = runtime()?;
-    // A port that can't be had is known before minutes of loading, not after.
-    if args.server.uds.is_none() && args.server.port != 0 {
-        drop(runtime.block_on(listen(&args.server))?);
+    // An address that can't be had is known before minutes of loading, not after.
+    drop(runtime.block_on(listen(&args.server))?);
+    if let Some(path) = &args.server.uds {
+        std::fs::remove_file(path).with_context(|| format!("can't remove {}", path.display()))?;
     }
     let config = ServerConfig {
         api_keys: args.server.api_keys(),
@@ -50,20 +51,17 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         let greeting = greeting(&loaded, &args.server, &listener.url(), invocation.process_start.elapsed());
         let state = Arc::new(AppState::new(loaded.text.clone(), config)?);
         let watched = state.clone();
+        let mut signals = Signals::new()?;
         let shutdown = async move {
-            if let Err(error) = interrupted().await {
-                tracing::warn!("signals can't be received, only killed: {error}");
-                std::future::pending::<()>().await;
-            }
+            signals.next().await;
             match watched.in_flight() {
                 0 => {}
                 1 => eprintln!("Stopping: one request is being finished. Ctrl-C again stops at once."),
                 running => eprintln!("Stopping: {running} requests are being finished. Ctrl-C again stops at once."),
             }
-            tokio::spawn(async {
-                if interrupted().await.is_ok() {
-                    std::process::exit(130);
-                }
+            tokio::spawn(async move {
+                signals.next().await;
+                std::process::exit(130);
             });
         };
         print(greeting.as_bytes())?;

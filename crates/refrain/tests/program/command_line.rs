@@ -16,6 +16,23 @@ fn mistakes_in_the_command_line_end_with_status_2() {
 }
 
 #[test]
+fn a_mistake_in_a_variable_names_the_variable() {
+    let output = refrain(&["serve"]).env("REFRAIN_PORT", "abc").output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(2));
+    let message = text(&output.stderr);
+    assert!(message.contains("'abc' for '--port") && message.contains("REFRAIN_PORT"), "{message}");
+}
+
+#[test]
+fn a_variable_that_is_empty_is_not_there() {
+    let mut command = refrain(&["explain", "--bandwidth", "10G"]);
+    for name in ["REFRAIN_MODEL", "REFRAIN_MAX_MODEL_LEN", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN"] {
+        command.env(name, "");
+    }
+    assert!(output_of(&command.output().expect("the program starts")).contains("tinytales"));
+}
+
+#[test]
 fn a_model_that_is_not_there_ends_with_status_1_and_one_message() {
     let output = run(&["chat", "./no/such/folder", "--prompt", "x"]);
     assert_eq!(output.status.code(), Some(1));

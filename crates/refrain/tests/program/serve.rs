@@ -66,6 +66,42 @@ fn it_ends_when_told_to() {
 }
 
 #[test]
+fn running_requests_are_finished_unless_told_twice() {
+    let mut server = Server::start(&["--max-num-seqs", "1"]);
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let body = r#"{"prompt": "Once", "max_tokens": 8000, "ignore_eos": true, "stream": true}"#;
+    let mut stream = TcpStream::connect(&address).expect("the server listens");
+    let head = format!("POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n");
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("it reads");
+    let mut piece = [0; 64];
+    stream.read_exact(&mut piece).expect("it answers");
+    server.signal("TERM");
+    // It goes on with the answer.
+    let mut more = vec![0; 2000];
+    stream.read_exact(&mut more).expect("it goes on");
+    assert!(server.child.try_wait().expect("it can be asked").is_none(), "it has not ended");
+    server.signal("TERM");
+    assert_eq!(server.child.wait().expect("it ends").code(), Some(130));
+}
+
+#[test]
+fn a_unix_socket_is_served_and_removed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("refrain.sock");
+    let path = socket.to_str().expect("UTF-8");
+    let mut command = refrain(&["serve", "--max-num-seqs", "1", "--uds", path]);
+    let mut server = Server::spawn(command.stderr(Stdio::null()));
+    let mut stream = std::os::unix::net::UnixStream::connect(&socket).expect("the server listens");
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.signal("TERM");
+    assert!(server.child.wait().expect("it ends").success());
+    assert!(!socket.exists());
+}
+
+#[test]
 fn a_port_in_use_is_named_before_anything_is_loaded() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port().to_string();
