@@ -261,9 +261,8 @@ fn goodput(text: &str) -> Result<Goodput, String> {
     let wrong = || "must be ttft, tpot or e2el with milliseconds, such as ttft:200".to_owned();
     let (name, limit) = text.split_once(':').ok_or_else(wrong)?;
     let metric = metric_name(name).map_err(|_| wrong())?;
-    let milliseconds: f64 = limit.parse().map_err(|_| wrong())?;
-    if metric == MetricName::Itl || !(milliseconds >= 0.0) {
-        return Err(wrong());
+    match limit.parse::<f64>() {
+        Ok(milliseconds) if milliseconds >= 0.0 && metric != MetricName::Itl => Ok(Goodput { metric, milliseconds }),
+        _ => Err(wrong()),
     }
-    Ok(Goodput { metric, milliseconds })
 }

@@ -8,6 +8,37 @@ use super::model::ModelArgs;
 use super::values::{DtypeArg, MaxModelLen, at_least_one, fraction, human_readable_int};
 use crate::load::LoadOptions;
 
+/// Flags of vLLM that ask for what is not there yet: known, so that they are answered better than a misspelt flag is.
+#[derive(Args, Clone, Debug)]
+pub struct LaterArgs {
+    /// Static choice between latency and throughput
+    #[arg(long, hide = true, value_parser = only("balanced", "other modes than balanced are not available yet"))]
+    pub performance_mode: Option<String>,
+    /// Stages of a pipeline of devices
+    #[arg(long, hide = true, value_parser = only("1", "a model on several devices is not available yet"))]
+    pub pipeline_parallel_size: Option<String>,
+    /// Copies of the model
+    #[arg(long, hide = true, value_parser = only("1", "several copies are not available yet; start several servers"))]
+    pub data_parallel_size: Option<String>,
+    /// Quantized weights
+    #[arg(long, hide = true, value_parser = only("none", "quantized weights are not available yet"))]
+    pub quantization: Option<String>,
+    /// Speculative decoding
+    #[arg(long, hide = true, value_parser = only("null", "speculative decoding is not available yet"))]
+    pub speculative_config: Option<String>,
+    /// Weights outside the device
+    #[arg(long, hide = true, value_parser = only("0", "offloading is not available yet; leave the flag out"))]
+    pub cpu_offload_gb: Option<String>,
+}
+
+/// Accepts the one value that means what is there, and answers every other one with `why`.
+pub(super) fn only(
+    allowed: &'static str,
+    why: &'static str,
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| if text == allowed { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
 /// All flags that make an engine.
 #[derive(Args, Clone, Debug)]
 pub struct EngineArgs {
@@ -26,6 +57,9 @@ pub struct EngineArgs {
     /// Compiled modes and graphs.
     #[command(flatten)]
     pub compile: CompileArgs,
+    /// What is not there yet.
+    #[command(flatten)]
+    pub later: LaterArgs,
 }
 
 /// How memory is divided.
@@ -91,11 +125,11 @@ pub struct SchedulerArgs {
     #[arg(long, value_enum, hide_possible_values = true, value_name = "POLICY")]
     pub scheduling_policy: Option<SchedulingPolicyArg>,
 
-    /// Most requests that may wait; more are refused with status 503 [default: no limit]
+    /// Most requests that may wait; more are refused with status 429 [default: no limit]
     #[arg(long, value_name = "REQUESTS", value_parser = at_least_one)]
     pub max_num_queued_reqs: Option<usize>,
 
-    /// Most prompt tokens that may wait; more are refused with status 503 [default: no limit]
+    /// Most prompt tokens that may wait; more are refused with status 429 [default: no limit]
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub max_num_queued_tokens: Option<usize>,
 }
@@ -137,7 +171,7 @@ pub struct CompileArgs {
 impl EngineArgs {
     /// What the flags ask for.
     pub fn load_options(&self) -> LoadOptions {
-        let Self { model, memory, scheduler, device, compile: _ } = self;
+        let Self { model, memory, scheduler, device, compile: _, later: _ } = self;
         LoadOptions {
             model: model.name(),
             resolve: model.resolve_options(),

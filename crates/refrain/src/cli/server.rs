@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::engine::only;
+
 /// How the HTTP server listens and answers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Server")]
@@ -47,7 +49,21 @@ pub struct ServerArgs {
     /// Don't log requests to these paths (/health,/metrics)
     #[arg(long, value_name = "PATHS", value_delimiter = ',')]
     pub disable_access_log_for_endpoints: Vec<String>,
+
+    /// Certificate for TLS
+    #[arg(long, hide = true, value_parser = only("", NO_TLS))]
+    pub ssl_certfile: Option<String>,
+
+    /// Key for TLS
+    #[arg(long, hide = true, value_parser = only("", NO_TLS))]
+    pub ssl_keyfile: Option<String>,
+
+    /// Collector of traces
+    #[arg(long, hide = true, value_parser = only("", "traces are not available yet; there are metrics at /metrics"))]
+    pub otlp_traces_endpoint: Option<String>,
 }
+
+const NO_TLS: &str = "TLS is not available yet; put a proxy that has it in front of the server";
 
 impl ServerArgs {
     /// The keys of which clients must send one.

@@ -42,6 +42,7 @@ fn short_forms_of_vllm_are_understood() {
         "refrain serve -tp=1 -cc {\"mode\":0,\"cudagraph_mode\":\"NONE\"}",
         "refrain serve --compilation-config.mode=NONE -O 0",
         "refrain serve --dtype half --served-model-name a b --api-key k1 k2 --max-model-len auto",
+        "refrain serve --performance-mode balanced --pipeline-parallel-size 1 --data-parallel-size 1",
         "refrain serve --block-size 16 --no-enable-prefix-caching --enable-chunked-prefill --kv-cache-dtype auto",
     ] {
         serve(line);
@@ -64,6 +65,9 @@ fn what_is_not_there_yet_says_so() {
         ("--compilation-config {\"pass_config\":{}}", "pass_config"),
         ("--compilation-config mode", "JSON"),
         ("-O3", "not available yet"),
+        ("--ssl-certfile a.pem", "proxy"),
+        ("--speculative-config {}", "not available yet"),
+        ("--pipeline-parallel-size 2", "not available yet"),
         ("--load-format pt", "safetensors"),
         ("--gpu-memory-utilization 1.5", "at most 1"),
         ("--max-model-len 0", "at least 1"),
