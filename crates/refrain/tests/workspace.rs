@@ -161,3 +161,23 @@ fn only_the_command_line_reads_the_environment() {
         }
     }
 }
+
+/// A map that names files which don't exist is worse than none.
+#[test]
+fn the_architecture_page_names_files_that_exist() {
+    let page = std::fs::read_to_string(workspace_root().join("ARCHITECTURE.md")).unwrap();
+    let sources = sources(&["rs", "py"]);
+    let paths = page.split('`').skip(1).step_by(2).filter(|quoted| quoted.ends_with(".rs") || quoted.ends_with(".py"));
+    let mut named = 0;
+    for path in paths {
+        // `server/src/...` is short for `crates/refrain-server/src/...`.
+        let exists = sources.keys().any(|name| name == path || name.ends_with(&format!("/{path}")))
+            || path.split_once("/src/").is_some_and(|(krate, rest)| {
+                let short = if krate == "refrain" { "refrain".to_owned() } else { format!("refrain-{krate}") };
+                sources.contains_key(&format!("crates/{short}/src/{rest}"))
+            });
+        assert!(exists, "ARCHITECTURE.md names {path}, which doesn't exist");
+        named += 1;
+    }
+    assert!(named > 50, "only {named} files are named");
+}
