@@ -96,7 +96,7 @@ pub struct ModelArgs {
     #[arg(long, env = "HF_HUB_OFFLINE", hide_env_values = true)]
     pub hf_hub_offline: bool,
 
-    /// Address of the hub [default: https://huggingface.co]
+    /// Address of the hub [default: huggingface.co]
     #[arg(long, value_name = "URL", env = "HF_ENDPOINT", hide_env_values = true)]
     pub hf_endpoint: Option<String>,
 
