@@ -184,6 +184,10 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     let mut model = Model::open(&source)?;
     let origin = if options.model.is_some() { Origin::Given } else { Origin::Default };
     settings.push("model", &model.name, origin);
+    if let ModelSource::Hub { commit, .. } = &model.source {
+        let origin = if options.resolve.revision.is_some() { Origin::Given } else { Origin::Default };
+        settings.push("revision", format!("commit {commit}"), origin);
+    }
     if !options.served_model_names.is_empty() {
         settings.push("served_model_name", options.served_model_names.join(" "), Origin::Given);
     }
