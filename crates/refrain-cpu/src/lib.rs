@@ -1,8 +1,8 @@
 //! The CPU backend: runs a program on AVX2, AVX-512 or AMX.
 //!
-//! Weights are packed once at load ([`matrix`]), products read them through one driver ([`linear`]), everything else is
-//! in [`kernels`]; [`CpuBackend`] resolves a program to a list of calls and runs it on a fixed set of threads
-//! ([`pool`]). Results don't depend on the number of threads or on what else is in a step.
+//! Weights are packed once at load (`matrix`), products read them through one driver (`linear`), everything else is
+//! in `kernels`; [`CpuBackend`] resolves a program to a list of calls and runs it on a fixed set of threads
+//! (`pool`). Results don't depend on the number of threads or on what else is in a step.
 
 mod backend;
 mod isa;

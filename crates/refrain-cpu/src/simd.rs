@@ -16,7 +16,7 @@ pub(crate) use x86::{Avx2, Avx512};
 /// Lanes of [`Simd::V`].
 pub(crate) const LANES: usize = 16;
 
-/// Which implementation of [`Simd`] the processor can run.
+/// Which implementation of `Simd` the processor can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SimdLevel {
     /// Plain Rust; any processor.
