@@ -1,5 +1,6 @@
 //! The compute threads. One job at a time is cut into items that any thread may take; the caller works too, and the
-//! call returns when every item is done.
+//! call returns when every item is done. A thread that comes too late for a job, because the system gave its processor
+//! to somebody else, is not waited for: only those that joined the job are.
 //!
 //! Threads spin for a moment after a job, because the next one usually comes within microseconds, and then sleep, so
 //! that an idle server costs nothing.
@@ -7,7 +8,7 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,15 +18,20 @@ const SPIN: Duration = Duration::from_micros(50);
 
 type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
+/// In [`Shared::state`]: workers may join the current job.
+const OPEN: u64 = 1 << 31;
+/// In [`Shared::state`]: how many workers have joined and not yet left.
+const ACTIVE: u64 = OPEN - 1;
+/// In [`Shared::state`]: the number of the job starts at this bit.
+const JOB_SHIFT: u32 = 32;
+
 struct Shared {
-    /// Counts jobs; a new value is the signal to start.
-    generation: AtomicUsize,
-    /// The current job; written by the caller while no worker is active, read by workers of this generation only.
+    /// Number of the job, [`OPEN`], [`ACTIVE`]. A new number is the signal to start.
+    state: AtomicU64,
+    /// The current job; written by the caller while no worker can join, read by workers that have joined.
     job: UnsafeCell<Option<*const Work<'static>>>,
     items: AtomicUsize,
     next: AtomicUsize,
-    /// Workers that have not finished the current generation.
-    active: AtomicUsize,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: AtomicUsize,
@@ -33,7 +39,7 @@ struct Shared {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only between generations, when no worker reads it; everything else is atomic or locked.
+// SAFETY: `job` is written only between jobs, when no worker reads it; everything else is atomic or locked.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is only used while the caller that owns the closure waits.
 unsafe impl Send for Shared {}
@@ -48,11 +54,10 @@ impl Pool {
     /// `threads` threads in all, at least one; `threads - 1` are started.
     pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            generation: AtomicUsize::new(0),
+            state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
             items: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            active: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
@@ -86,23 +91,23 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; no worker touches the closure after this call has returned.
         let job: *const Work<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(work)) };
-        // SAFETY: `active` is 0, so no worker reads the cell.
+        // SAFETY: the job before this one is closed and all who had joined it have left.
         unsafe { *shared.job.get() = Some(job) };
         shared.items.store(items, Ordering::Relaxed);
         shared.next.store(0, Ordering::Relaxed);
-        shared.active.store(self.workers.len(), Ordering::Relaxed);
-        // SeqCst pairs with the sleeper's count: either it sees the new generation or we see that it sleeps.
-        shared.generation.fetch_add(1, Ordering::SeqCst);
-        if shared.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(shared.lock.lock().expect("no thread panics with this lock"));
-            shared.wake.notify_all();
-        }
+        shared.announce(OPEN);
         take_items(shared, work, 0);
+        let mut state = shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
-        while shared.active.load(Ordering::Acquire) > 0 {
+        while state & ACTIVE > 0 {
             spins += 1;
             // A worker that lost its processor won't come back while we hold it.
-            if spins.is_multiple_of(1 << 12) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1 << 12) {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
+            state = shared.state.load(Ordering::Acquire);
         }
         // Not in the `if let`: the lock would be held, and poisoned, while the panic goes on.
         let panic = shared.panic.lock().expect("no thread panics with this lock").take();
@@ -115,12 +120,39 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        drop(self.shared.lock.lock());
-        self.shared.wake.notify_all();
+        self.shared.announce(0);
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
+    }
+}
+
+impl Shared {
+    /// Makes the state that of the next job and wakes all who sleep.
+    fn announce(&self, open: u64) {
+        let job = (self.state.load(Ordering::Relaxed) >> JOB_SHIFT) + 1;
+        // SeqCst pairs with the sleeper's count: either it sees the new job or we see that it sleeps.
+        self.state.store(job << JOB_SHIFT | open, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.lock.lock());
+            self.wake.notify_all();
+        }
+    }
+
+    /// Joins job `number` if it is still open. Whoever joined must leave.
+    fn join(&self, number: u64) -> bool {
+        let mut state = self.state.load(Ordering::Acquire);
+        while state >> JOB_SHIFT == number && state & OPEN > 0 {
+            match self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+        false
+    }
+
+    fn leave(&self) {
+        self.state.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -148,20 +180,23 @@ fn run_worker(shared: &Shared, worker: usize) {
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        // SAFETY: the caller wrote the job before this generation and waits until `active` is 0.
-        let work = unsafe { &*(*shared.job.get()).expect("a generation has a job") };
-        take_items(shared, work, worker);
-        shared.active.fetch_sub(1, Ordering::Release);
+        if shared.join(seen) {
+            // SAFETY: the caller wrote the job before it opened it and waits until all who joined have left.
+            let work = unsafe { &*(*shared.job.get()).expect("an open job is there") };
+            take_items(shared, work, worker);
+            shared.leave();
+        }
     }
 }
 
-fn wait_for_change(shared: &Shared, seen: usize) -> usize {
+/// Waits for a job with another number than `seen` and gives its number.
+fn wait_for_change(shared: &Shared, seen: u64) -> u64 {
     let start = Instant::now();
     loop {
         for _ in 0..256 {
-            let generation = shared.generation.load(Ordering::Acquire);
-            if generation != seen {
-                return generation;
+            let job = shared.state.load(Ordering::Acquire) >> JOB_SHIFT;
+            if job != seen {
+                return job;
             }
             std::hint::spin_loop();
         }
@@ -172,10 +207,10 @@ fn wait_for_change(shared: &Shared, seen: usize) -> usize {
     let mut guard = shared.lock.lock().expect("no thread panics with this lock");
     shared.sleepers.fetch_add(1, Ordering::SeqCst);
     loop {
-        let generation = shared.generation.load(Ordering::SeqCst);
-        if generation != seen {
+        let job = shared.state.load(Ordering::SeqCst) >> JOB_SHIFT;
+        if job != seen {
             shared.sleepers.fetch_sub(1, Ordering::SeqCst);
-            return generation;
+            return job;
         }
         guard = shared.wake.wait(guard).expect("no thread panics with this lock");
     }
@@ -211,6 +246,18 @@ mod tests {
             });
             assert_eq!(count.into_inner(), 10);
         }
+    }
+
+    #[test]
+    fn many_short_jobs_in_a_row_lose_no_item() {
+        let mut pool = Pool::new(4).unwrap();
+        let total = AtomicUsize::new(0);
+        for _ in 0..20_000 {
+            pool.run(3, &|item, _| {
+                total.fetch_add(item + 1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(total.into_inner(), 20_000 * 6);
     }
 
     #[test]
