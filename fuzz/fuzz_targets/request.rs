@@ -1,4 +1,5 @@
-//! A request body by a stranger: an error that names what is wrong, or a request with sampling values in range.
+//! A request body by a stranger: an error that says what is wrong, or requests whose sampling values, once the engine
+//! has accepted them, are in range.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,6 +18,9 @@ fuzz_target!(|body: &[u8]| {
 });
 
 fn check(sampling: &SamplingParams) {
+    if sampling.validate(8192, 4096).is_err() {
+        return;
+    }
     let finite = [sampling.temperature, sampling.presence_penalty, sampling.frequency_penalty];
     assert!(finite.iter().all(|value| value.is_finite()) && sampling.temperature >= 0.0, "{sampling:?}");
     assert!(sampling.top_p > 0.0 && sampling.top_p <= 1.0, "{sampling:?}");

@@ -2,27 +2,10 @@
 
 mod common;
 
-use common::{Server, refrain};
-use refrain_testkit::workspace_root;
+use common::{Server, changed_tinytales, edit, edit_config, refrain};
 use std::path::Path;
 
 const SHARD: &str = "model-00002-of-00002.safetensors";
-
-/// A copy of the embedded model's folder, damaged.
-fn damaged(damage: impl FnOnce(&Path)) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(workspace_root().join("models/tinytales")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    damage(copy.path());
-    copy
-}
-
-fn edit(folder: &Path, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
-    let path = folder.join(file);
-    std::fs::write(&path, change(std::fs::read(&path).unwrap())).unwrap();
-}
 
 /// Changes the JSON in front of a shard's data.
 fn edit_header(folder: &Path, change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
@@ -36,14 +19,6 @@ fn edit_header(folder: &Path, change: impl FnOnce(&mut serde_json::Map<String, s
     });
 }
 
-fn edit_config(folder: &Path, key: &str, value: serde_json::Value) {
-    edit(folder, "config.json", |text| {
-        let mut json: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
-        json.insert(key.to_owned(), value);
-        serde_json::to_vec(&json).unwrap()
-    });
-}
-
 /// Some tensor of the shard.
 fn first_tensor(header: &serde_json::Map<String, serde_json::Value>) -> String {
     header.keys().find(|name| name.ends_with(".weight")).unwrap().clone()
@@ -51,7 +26,7 @@ fn first_tensor(header: &serde_json::Map<String, serde_json::Value>) -> String {
 
 /// The model is refused, without a panic, and the message has all the words.
 fn refused(words: &[&str], damage: impl FnOnce(&Path)) {
-    let folder = damaged(damage);
+    let folder = changed_tinytales(damage);
     let output = refrain().args(["chat", "--prompt", "hi", "--max-tokens", "4", "--model"]).arg(folder.path()).output();
     let output = output.unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
@@ -64,7 +39,7 @@ fn refused(words: &[&str], damage: impl FnOnce(&Path)) {
 
 #[test]
 fn the_undamaged_copy_works() {
-    let folder = damaged(|_| ());
+    let folder = changed_tinytales(|_| ());
     let output = refrain().args(["chat", "--prompt", "hi", "--max-tokens", "4", "--model"]).arg(folder.path()).output();
     assert!(output.unwrap().status.success());
 }
@@ -158,7 +133,7 @@ fn endless_templates_end() {
 fn a_template_that_fails_fails_one_request_and_not_the_server() {
     let template = "{% if messages[0].content == 'loop' %}{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}\
                     {% endif %}{{ messages[0].content }}";
-    let folder = damaged(|folder| edit(folder, "chat_template.jinja", |_| template.as_bytes().to_vec()));
+    let folder = changed_tinytales(|folder| edit(folder, "chat_template.jinja", |_| template.as_bytes().to_vec()));
     let server = Server::start(&["--model", folder.path().to_str().unwrap(), "--max-num-seqs", "2"]);
     let ask = |text: &str| {
         let body = format!(r#"{{"messages": [{{"role": "user", "content": "{text}"}}], "max_tokens": 2}}"#);

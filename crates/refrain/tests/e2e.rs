@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Server;
+use common::{Server, changed_tinytales, edit_config};
 use refrain_testkit::{python, workspace_root};
 use std::io::{BufRead, Read};
 use std::process::Command;
@@ -62,4 +62,20 @@ fn requests_that_take_too_long_are_ended_with_an_error() {
     stream.read_to_string(&mut rest).unwrap();
     assert!(rest.contains(r#""error""#) && rest.contains("shutting down"), "{rest}");
     assert!(server.wait(Duration::from_secs(60)).success());
+}
+
+/// A launch command written for vLLM works as it stands, with `refrain serve` in front.
+#[test]
+fn launch_commands_of_vllm_work() {
+    let folder = changed_tinytales(|folder| edit_config(folder, "max_position_embeddings", 65536.into()));
+    let model = folder.path().to_str().unwrap();
+    let flags = "--tensor-parallel-size 1 --dtype bfloat16 --max-model-len 32768 --gpu-memory-utilization 0.90 \
+                 --max-num-seqs 1 --skip-mm-profiling";
+    for eager in [&["--enforce-eager"][..], &[]] {
+        let flags = ["--model", model].into_iter().chain(flags.split_whitespace()).chain(eager.iter().copied());
+        let server = Server::start(&flags.collect::<Vec<_>>());
+        let answer = server.ask("POST", "/v1/completions", r#"{"prompt": "Once", "max_tokens": 3}"#);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(server.ask("GET", "/v1/models", "").contains("\"max_model_len\":32768"));
+    }
 }

@@ -1,8 +1,10 @@
 //! The real binary as a child process.
 #![allow(dead_code)] // each test binary uses its part
 
+use refrain_testkit::workspace_root;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,32 @@ pub fn refrain() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// A copy of the embedded model's folder, changed.
+pub fn changed_tinytales(change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(workspace_root().join("models/tinytales")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    change(copy.path());
+    copy
+}
+
+/// Changes a file.
+pub fn edit(folder: &Path, file: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let path = folder.join(file);
+    std::fs::write(&path, change(std::fs::read(&path).unwrap())).unwrap();
+}
+
+/// Changes a key of config.json.
+pub fn edit_config(folder: &Path, key: &str, value: serde_json::Value) {
+    edit(folder, "config.json", |text| {
+        let mut json: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+        json.insert(key.to_owned(), value);
+        serde_json::to_vec(&json).unwrap()
+    });
 }
 
 /// A running server; killed when dropped.
