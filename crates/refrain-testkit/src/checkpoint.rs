@@ -33,7 +33,7 @@ pub fn random_checkpoint(name: &str) -> Option<PathBuf> {
         return Some(folder);
     }
     let python = python()?;
-    locked(&format!("test-checkpoint-{name}"), || {
+    locked(&format!("checkpoint-{name}"), || {
         if folder.exists() {
             return;
         }

@@ -43,7 +43,9 @@ fn skip_message(what: &str, why: &str, ci: bool) -> String {
 
 /// Runs `body` while no other test process does so for the same name.
 pub(crate) fn locked<T>(name: &str, body: impl FnOnce() -> T) -> T {
-    let path = target_dir().join(format!("{name}.lock"));
+    let folder = target_dir().join("test-locks");
+    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let path = folder.join(name);
     let lock = File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     lock.lock().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     body()

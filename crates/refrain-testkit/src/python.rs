@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 /// Python from 3.10 on and a package index. `None` when it can't be had: the test that asked is to return, why is said.
 pub fn python() -> Option<PathBuf> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match MADE.get_or_init(|| locked("test-venv", make)) {
+    match MADE.get_or_init(|| locked("venv", make)) {
         Ok(python) => Some(python.clone()),
         Err(why) => {
             skip(std::thread::current().name().unwrap_or("a test"), why);
