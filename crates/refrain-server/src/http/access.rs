@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use subtle::{Choice, ConstantTimeEq};
@@ -43,14 +43,39 @@ fn has_key(headers: &HeaderMap, keys: &[String]) -> bool {
     scheme.eq_ignore_ascii_case("bearer") && bool::from(any)
 }
 
-/// Gives every request an `X-Request-Id`, and every answer the same.
+/// The id that a handler settled on, for the head of the answer.
+#[derive(Clone, Default)]
+pub(super) struct EffectiveId(Arc<OnceLock<String>>);
+
+impl EffectiveId {
+    /// Where the handler of this request can leave its id; nobody looks there when the headers are off.
+    pub fn of(request: &Request) -> Self {
+        request.extensions().get::<Self>().cloned().unwrap_or_default()
+    }
+
+    /// Settles on an id. The first one stays.
+    pub fn set(&self, id: &str) {
+        self.0.get_or_init(|| id.to_owned());
+    }
+}
+
+/// The client's `X-Request-Id`, if it can be used.
+pub(super) fn client_request_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    is_request_id(id).then(|| id.to_owned())
+}
+
+/// Gives every answer an `X-Request-Id`: the client's, else the one that the handler settled on (it knows the body's
+/// `request_id`), else a new one. A body that can't be read gives no id.
 pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(REQUEST_ID).filter(|id| id.to_str().is_ok_and(is_request_id)).cloned();
-    let id = given.or_else(|| HeaderValue::try_from(new_id()).ok());
-    let Some(id) = id else { return next.run(request).await };
-    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let given = client_request_id(request.headers());
+    let settled = EffectiveId::default();
+    request.extensions_mut().insert(settled.clone());
     let mut response = next.run(request).await;
-    response.headers_mut().insert(REQUEST_ID, id);
+    let id = given.or_else(|| settled.0.get().cloned()).unwrap_or_else(new_id);
+    if let Ok(id) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
     response
 }
 

@@ -1,18 +1,18 @@
 //! `POST /v1/chat/completions` and `POST /v1/completions`: one way for both.
 
-use super::access::LastSent;
+use super::access::{EffectiveId, LastSent, client_request_id};
 use super::body::read_body;
 use super::ids::new_id;
 use super::state::{AppState, InFlight, unix_now};
 use crate::api::{
-    AnswerHead, Answers, ApiError, GenerationRequest, Piece, TokenNames, chunks, error_chunks, is_request_id,
-    json_response, last_chunks, parse_chat, parse_completion, whole_answer,
+    AnswerHead, Answers, ApiError, GenerationRequest, Piece, TokenNames, chunks, error_chunks, json_response,
+    last_chunks, parse_chat, parse_completion, whole_answer,
 };
 use crate::text::{TextError, TextStream};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use futures_util::stream;
 use std::convert::Infallible;
@@ -37,27 +37,30 @@ async fn generate(state: Arc<AppState>, request: Request, chat: bool) -> Result<
     }
     let in_flight = state.enter();
     let client_id = client_request_id(request.headers());
+    let effective_id = EffectiveId::of(&request);
     let body = read_body(request, state.config.max_body_bytes).await?;
     let parse = {
         let state = state.clone();
         let parse = if chat { parse_chat } else { parse_completion };
         move |body: &[u8]| parse(body, state.text.defaults())
     };
-    let request =
+    let mut request =
         if body.len() < LARGE_BODY { parse(&body)? } else { state.text.off_thread(move || Ok(parse(&body))).await?? };
+    let name = client_id.or(request.request_id.take()).unwrap_or_else(new_id);
+    effective_id.set(&name);
     state.check_model(request.model.as_deref())?;
-    answer(state, request, client_id, in_flight).await
+    answer(state, request, name, in_flight).await
 }
 
 async fn answer(
     state: Arc<AppState>,
     request: GenerationRequest,
-    client_id: Option<String>,
+    name: String,
     in_flight: InFlight,
 ) -> Result<Response, ApiError> {
-    let GenerationRequest { request_id, mut requests, output, .. } = request;
+    let GenerationRequest { mut requests, output, .. } = request;
     let prefix = if output.chat { "chatcmpl" } else { "cmpl" };
-    let id = format!("{prefix}-{}", client_id.or(request_id).unwrap_or_else(new_id));
+    let id = format!("{prefix}-{name}");
     for request in &mut requests {
         request.request_id.clone_from(&id);
     }
@@ -131,10 +134,4 @@ fn as_events(answers: Answers, stream: TextStream, in_flight: InFlight) -> Respo
     // nginx would otherwise collect events before it passes them on.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
-}
-
-/// The client's `X-Request-Id`, if it can be used.
-fn client_request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
-    is_request_id(id).then(|| id.to_owned())
 }

@@ -24,7 +24,7 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Path below which a proxy mounts the server, for example `/llm`. The routes exist with it and without it.
     pub root_path: String,
-    /// Send `X-Request-Id` in every answer: the client's own, or a new one.
+    /// Send `X-Request-Id` in every answer: the client's own, else the body's `request_id`, else a new one.
     pub enable_request_id_headers: bool,
     /// Write a log line for each request.
     pub access_log: bool,

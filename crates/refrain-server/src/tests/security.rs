@@ -172,6 +172,38 @@ async fn request_ids_are_echoed_when_enabled() {
 }
 
 #[tokio::test]
+async fn a_request_id_of_the_body_counts_where_the_header_has_none() {
+    for enabled in [true, false] {
+        let mut setup = Setup::default();
+        setup.server.enable_request_id_headers = enabled;
+        let client = setup.client();
+        let send = async |header: Option<&str>, body: &'static str| {
+            let mut request = Request::post("/v1/completions").header("content-type", "application/json");
+            if let Some(id) = header {
+                request = request.header("x-request-id", id);
+            }
+            let reply = client.send(request.body(Body::from(body)).unwrap()).await;
+            let header = reply.headers.get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
+            assert_eq!(header.is_some(), enabled);
+            (header, reply)
+        };
+        let body = r#"{"prompt": "a", "request_id": "of-body"}"#;
+        for (header, effective) in [(None, "of-body"), (Some("two words"), "of-body"), (Some("of-head"), "of-head")] {
+            let (echoed, reply) = send(header, body).await;
+            assert_eq!(reply.json()["id"], format!("cmpl-{effective}"));
+            assert!(echoed.is_none_or(|id| id == effective));
+        }
+        let (echoed, reply) = send(None, r#"{"prompt": "a", "request_id": "of-body", "stream": true}"#).await;
+        assert!(reply.body.contains(r#""id":"cmpl-of-body""#), "{}", reply.body);
+        assert!(echoed.is_none_or(|id| id == "of-body"));
+        // Also where the request is refused after its body was read.
+        let (echoed, reply) = send(None, r#"{"prompt": "", "request_id": "of-body"}"#).await;
+        assert_eq!(reply.status, 400);
+        assert!(echoed.is_none_or(|id| id == "of-body"));
+    }
+}
+
+#[tokio::test]
 async fn settings_that_can_t_be_are_refused() {
     type Break = fn(&mut ServerConfig);
     let cases: [(&str, Break); 5] = [
