@@ -22,7 +22,7 @@ pub(crate) struct TokenNames {
 #[derive(Clone, Debug, Serialize)]
 pub struct ChatToken {
     token: String,
-    logprob: f32,
+    logprob: f64,
     bytes: Option<Vec<u8>>,
     top_logprobs: Vec<ChatTop>,
 }
@@ -31,7 +31,7 @@ pub struct ChatToken {
 #[derive(Clone, Debug, Serialize)]
 struct ChatTop {
     token: String,
-    logprob: f32,
+    logprob: f64,
     bytes: Option<Vec<u8>>,
 }
 
@@ -48,7 +48,7 @@ pub struct CompletionLogprobs {
     /// Where the token begins in the text, in characters.
     pub text_offset: Vec<usize>,
     /// Log-probability of the token; none for the first of a prompt.
-    pub token_logprobs: Vec<Option<f32>>,
+    pub token_logprobs: Vec<Option<f64>>,
     /// The token as text; what is no text by itself as `bytes:\xe2\x80`.
     pub tokens: Vec<String>,
     /// The best tokens and the one that stands there.
@@ -147,6 +147,8 @@ impl CompletionLogprobs {
     }
 }
 
-fn finite(logprob: f32) -> f32 {
-    logprob.max(LEAST)
+/// The number for JSON. Double precision, since a JSON value in memory has no other: a single one written directly has
+/// fewer digits, and clients that compare the two would find them different.
+fn finite(logprob: f32) -> f64 {
+    f64::from(logprob.max(LEAST))
 }

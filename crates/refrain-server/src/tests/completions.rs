@@ -116,6 +116,32 @@ async fn prompt_log_probabilities_in_vllms_form() {
 }
 
 #[tokio::test]
+async fn one_log_probability_is_one_number_everywhere() {
+    let client = Setup::default().client();
+    let messages = json!([{"role": "user", "content": "Red hen"}]);
+    let tokens = client.post("/tokenize", &json!({"messages": messages})).await.json()["tokens"].take();
+    let prompt_tokens = tokens.as_array().unwrap().len();
+    let scored = json!({"prompt": tokens, "echo": true, "logprobs": 1, "prompt_logprobs": 1, "max_tokens": 3, "ignore_eos": true});
+    let choice = client.post(PATH, &scored).await.json()["choices"][0].take();
+    let logprobs = &choice["logprobs"];
+    let chosen = logprobs["token_logprobs"].as_array().unwrap();
+    assert_eq!(chosen.len(), prompt_tokens + 3);
+    for (index, value) in chosen.iter().enumerate().skip(1) {
+        let name = logprobs["tokens"][index].as_str().unwrap();
+        assert_eq!(logprobs["top_logprobs"][index][name], *value, "{logprobs}");
+        if index < prompt_tokens {
+            assert_eq!(choice["prompt_logprobs"][index][tokens[index].to_string()]["logprob"], *value);
+        }
+    }
+    let chat = json!({"messages": messages, "logprobs": true, "top_logprobs": 1, "max_tokens": 3, "ignore_eos": true});
+    let answer = client.post("/v1/chat/completions", &chat).await.json();
+    for (index, token) in answer["choices"][0]["logprobs"]["content"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(token["logprob"], chosen[prompt_tokens + index]);
+        assert_eq!(token["top_logprobs"][0]["logprob"], token["logprob"]);
+    }
+}
+
+#[tokio::test]
 async fn stop_strings_may_span_tokens() {
     let client = Setup::default().client();
     let text =
