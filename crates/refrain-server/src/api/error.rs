@@ -100,8 +100,9 @@ impl From<TextError> for ApiError {
             TextError::MaxTokensTooLarge { .. } => Self::param("max_tokens", message).code("context_length_exceeded"),
             TextError::Template(TemplateError::Reserved { .. }) => Self::param("chat_template_kwargs", message),
             TextError::Template(TemplateError::Continue { .. }) => Self::param("continue_final_message", message),
-            // Which field the prompt was, the endpoint knows.
+            // Which field the prompt was, the endpoint knows; answers are too many by two fields together.
             TextError::EmptyPrompt
+            | TextError::TooManyAnswers { .. }
             | TextError::NoTokenizer { .. }
             | TextError::Tokenizer(_)
             | TextError::NoTemplate

@@ -121,6 +121,25 @@ async fn a_full_queue_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn more_answers_than_can_be_held_are_not_told_to_come_back() {
+    let mut setup = Setup::default();
+    setup.engine.max_num_seqs = 4;
+    let unlimited = setup.client();
+    setup.engine.max_num_queued_reqs = Some(1);
+    let client = setup.client();
+    for request in [json!({"prompt": ["a", "b", "c"], "n": 2}), json!({"prompt": "a", "n": 6})] {
+        let reply = client.post("/v1/completions", &request).await;
+        assert!(!reply.headers.contains_key("retry-after"));
+        let (status, message, _) = reply.error();
+        assert_eq!(status, 400, "{message}");
+        assert!(message.contains("asks for 6 answers") && message.contains("at most 5 at a time"), "{message}");
+        assert_eq!(unlimited.post("/v1/completions", &request).await.status, 200);
+    }
+    // As many as can run go through.
+    assert_eq!(client.post("/v1/completions", &json!({"prompt": ["a", "b"], "n": 2})).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
     let mut server = Server::start(&slow(), patient(Duration::from_secs(60))).await;
     let request = json!({"prompt": "On", "max_tokens": 300, "ignore_eos": true, "stream": true}).to_string();

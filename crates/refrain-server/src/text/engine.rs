@@ -173,7 +173,18 @@ impl Parts {
     }
 
     fn prepare_all(&self, requests: &[GenerateRequest]) -> Result<Vec<Prepared>, TextError> {
+        self.check_answers(requests)?;
         requests.iter().map(|request| self.prepare(request)).collect()
+    }
+
+    /// Refuses more answers than could ever be held: the engine would call its queue full, which promises that a later
+    /// attempt may do better.
+    fn check_answers(&self, requests: &[GenerateRequest]) -> Result<(), TextError> {
+        let config = self.engine.config();
+        let Some(queued) = config.max_num_queued_reqs else { return Ok(()) };
+        let limit = config.max_num_seqs.saturating_add(queued);
+        let answers = requests.iter().fold(0, |sum: usize, request| sum.saturating_add(request.n));
+        if answers > limit { Err(TextError::TooManyAnswers { answers, limit }) } else { Ok(()) }
     }
 
     fn prepare(&self, request: &GenerateRequest) -> Result<Prepared, TextError> {

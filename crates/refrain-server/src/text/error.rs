@@ -63,6 +63,17 @@ pub enum TextError {
     /// The engine refused the request.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// More answers than the engine holds at a time, even when it has nothing else to do.
+    #[error(
+        "the request asks for {answers} answers (prompts x n), but this server holds at most {limit} at a time, running \
+         and waiting: send fewer prompts, or a smaller n"
+    )]
+    TooManyAnswers {
+        /// Answers asked for.
+        answers: usize,
+        /// `max_num_seqs` + `max_num_queued_reqs`.
+        limit: usize,
+    },
     /// Preparing the prompt died by a bug, which the log has.
     #[error("the server made a mistake with this prompt; its log says more")]
     Internal,
@@ -80,7 +91,11 @@ impl TextError {
                     | SubmitError::PromptTooLong { .. }
                     | SubmitError::TokenOutsideVocabulary { .. }
             ),
-            Self::Invalid { .. } | Self::MaxTokensTooLarge { .. } | Self::NoTokenizer { .. } | Self::Internal => false,
+            Self::Invalid { .. }
+            | Self::MaxTokensTooLarge { .. }
+            | Self::NoTokenizer { .. }
+            | Self::TooManyAnswers { .. }
+            | Self::Internal => false,
         }
     }
 }
