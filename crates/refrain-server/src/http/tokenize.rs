@@ -39,6 +39,9 @@ pub(crate) struct TokenizeRequest {
 pub(crate) fn parse_tokenize(body: &[u8]) -> Result<TokenizeRequest, ApiError> {
     let mut fields = Fields::of_body(body)?;
     let prompt = match fields.string("prompt")? {
+        Some(_) if fields.raw("messages").is_some() => {
+            return Err(ApiError::param("messages", "prompt and messages are both given: give one of them"));
+        }
         Some(text) => Prompt::Text(text),
         None => Prompt::Chat(read_chat_prompt(&mut fields).map_err(|error| match error.param.as_deref() {
             Some("messages") => ApiError::param("prompt", "either prompt or messages is required"),

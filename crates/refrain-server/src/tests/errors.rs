@@ -138,6 +138,7 @@ async fn each_endpoint_refuses_its_own() {
         ("/tokenize", json!({}), Some("prompt")),
         ("/tokenize", json!({"prompt": 3}), Some("prompt")),
         ("/tokenize", json!({"prompt": "a", "promt": 1}), Some("promt")),
+        ("/tokenize", json!({"prompt": "a", "messages": []}), Some("messages")),
         ("/detokenize", json!({}), Some("tokens")),
         ("/detokenize", json!({"tokens": [8192]}), Some("tokens[0]")),
         ("/detokenize", json!({"tokens": [1, -7]}), Some("tokens[1]")),
@@ -146,6 +147,11 @@ async fn each_endpoint_refuses_its_own() {
         let (status, message, found) = client.post(path, &body).await.error();
         assert_eq!((status, found.as_deref()), (400, param), "{path} {body}: {message}");
     }
+    let both = json!({"prompt": "a", "messages": [{"role": "user", "content": "Hi"}]});
+    let (_, message, _) = client.post("/tokenize", &both).await.error();
+    assert!(message.contains("both given: give one of them"), "{message}");
+    let one = json!({"prompt": "a", "messages": null});
+    assert_eq!(client.post("/tokenize", &one).await.status, 200);
 }
 
 #[tokio::test]
