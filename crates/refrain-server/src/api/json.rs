@@ -27,8 +27,12 @@ pub(crate) struct Fields<'a> {
     asked: Vec<&'static str>,
 }
 
-/// The fields of an object, in order; a repeated field counts with its last value.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
+/// The fields of an object, in order.
+struct Entries<'a> {
+    entries: Vec<(String, &'a RawValue)>,
+    /// The first name that comes a second time.
+    repeated: Option<String>,
+}
 
 impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -42,18 +46,18 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries: Vec<(String, &'de RawValue)> = Vec::new();
-                let mut seen = 0;
+                let (mut seen, mut repeated) = (0, None);
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
                     seen += 1;
                     if seen > MAX_FIELDS {
                         return Err(A::Error::custom(format!("an object has more than {MAX_FIELDS} fields")));
                     }
-                    match entries.iter_mut().find(|(known, _)| *known == name) {
-                        Some(entry) => entry.1 = value,
-                        None => entries.push((name, value)),
+                    match entries.iter().any(|(known, _)| *known == name) {
+                        true => repeated = repeated.or(Some(name)),
+                        false => entries.push((name, value)),
                     }
                 }
-                Ok(Entries(entries))
+                Ok(Entries { entries, repeated })
             }
         }
         deserializer.deserialize_map(Object)
@@ -73,9 +77,9 @@ impl<'a> Fields<'a> {
             let message = format!("the body must be a JSON object, got {}", kind(text.trim_start()));
             return Err(ApiError::bad_request(message));
         }
-        let Entries(entries) = serde_json::from_str(text)
+        let entries = serde_json::from_str(text)
             .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))?;
-        Ok(Self { path: String::new(), entries, asked: Vec::new() })
+        Self::of_entries(String::new(), entries)
     }
 
     fn of_object(path: String, raw: &'a RawValue) -> Result<Self, ApiError> {
@@ -83,9 +87,19 @@ impl<'a> Fields<'a> {
             return Err(wrong_kind(path, "an object", raw));
         }
         match serde_json::from_str(raw.get()) {
-            Ok(Entries(entries)) => Ok(Self { path, entries, asked: Vec::new() }),
+            Ok(entries) => Self::of_entries(path, entries),
             Err(error) => Err(ApiError::param(path.clone(), format!("{path}: {error}"))),
         }
+    }
+
+    /// Refuses an object that names a field twice: which value was meant is a guess, and a proxy may guess otherwise.
+    /// Values that are kept as JSON (messages, tools, template variables) are not looked into.
+    fn of_entries(path: String, Entries { entries, repeated }: Entries<'a>) -> Result<Self, ApiError> {
+        let fields = Self { path, entries, asked: Vec::new() };
+        let Some(name) = repeated else { return Ok(fields) };
+        let path = fields.path(&clip(&name));
+        let message = format!("the field {path:?} is given more than once: give it once");
+        Err(ApiError::param(path, message))
     }
 
     /// The path of one of this object's fields, as errors name it.

@@ -10,11 +10,26 @@ fn error<T>(body: &str, read: impl Fn(&mut Fields<'_>) -> Result<T, ApiError>) -
 }
 
 #[test]
-fn null_is_absent_and_the_last_of_two_counts() {
-    let mut fields = Fields::of_body(br#"{"a": null, "b": 1, "b": 2}"#).unwrap();
+fn null_is_absent() {
+    let mut fields = Fields::of_body(br#"{"a": null, "b": 2}"#).unwrap();
     assert_eq!(fields.boolean("a").unwrap(), None);
     assert_eq!(fields.integer("b", 0..=9).unwrap(), Some(2));
     fields.finish().unwrap();
+}
+
+#[test]
+fn a_field_given_twice_is_refused_by_name() {
+    let bodies = [r#"{"a": 1, "b": 1, "c": 1, "b": 1, "a": 1}"#, r#"{"b": null, "\u0062": 2}"#];
+    for body in bodies {
+        let error = Fields::of_body(body.as_bytes()).err().unwrap();
+        assert_eq!(error.message, "the field \"b\" is given more than once: give it once");
+        assert_eq!(error.param.as_deref(), Some("b"));
+    }
+    let (message, param) = error(r#"{"o": {"x": 1, "x": 2}}"#, |fields| fields.object("o").map(drop));
+    assert!(message.contains(r#""o.x""#), "{message}");
+    assert_eq!(param.as_deref(), Some("o.x"));
+    // Each object has its own names.
+    Fields::of_body(br#"{"a": {"a": 1}, "b": {"a": 1}}"#).unwrap();
 }
 
 #[test]
