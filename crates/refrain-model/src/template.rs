@@ -12,15 +12,21 @@ mod tests;
 mod variables;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
 
 /// Instructions, of which one also pays for 64 bytes of text: far more than the longest conversation takes, and done in
-/// a few tenths of a second. What it does not bound is a list that is added to itself more than 32 times over: minijinja
-/// 3.1 takes no fuel for the sum of two lists.
+/// a few tenths of a second.
 const FUEL: u64 = 4_000_000;
+/// What the budget does not bound is a list that is added to itself again and again, since minijinja 3.1 takes no fuel for
+/// the elements of sums: for that there is a clock. No thread can be stopped, so one that is given up goes on in the
+/// background; a server never gets that far, because it tries its template before it listens.
+const MOST_SECONDS: u64 = 10;
 /// A rendering has a thread with this much stack, of which it touches next to nothing: the lists in lists that a
 /// template can build from its fuel are dropped one call inside the other, and a stack that overflows ends the process.
 const STACK_BYTES: usize = 256 << 20;
@@ -103,6 +109,12 @@ pub struct ChatInput<'a> {
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
+    compiled: Arc<Compiled>,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct Compiled {
     environment: Environment<'static>,
     special_tokens: SpecialTokens,
 }
@@ -122,23 +134,42 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_blocks(source))
             .map_err(|error| TemplateError::Syntax { problem: described(&error) })?;
-        Ok(ChatTemplate { environment, special_tokens: special_tokens.clone() })
+        let compiled = Arc::new(Compiled { environment, special_tokens: special_tokens.clone() });
+        Ok(ChatTemplate { compiled, patience: Duration::from_secs(MOST_SECONDS) })
     }
 
     /// The prompt for a conversation.
     pub fn render(&self, input: &ChatInput<'_>) -> Result<String, TemplateError> {
-        let text = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name(NAME.into()).stack_size(STACK_BYTES);
-            let thread = thread.spawn_scoped(scope, || self.render_here(input)).map_err(|error| {
-                TemplateError::Failed { problem: format!("cannot start a thread to render it: {error}") }
-            })?;
-            thread.join().unwrap_or_else(|_| Err(TemplateError::Failed { problem: "the interpreter broke".into() }))
+        let (messages, tools) = (input.messages.clone(), input.tools.cloned());
+        let (kwargs, add_generation_prompt) = (input.kwargs.clone(), input.add_generation_prompt);
+        let continue_final_message = input.continue_final_message;
+        let compiled = Arc::clone(&self.compiled);
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let work = move || {
+            let (messages, tools, kwargs) = (&messages, tools.as_ref(), &kwargs);
+            let input = ChatInput { messages, tools, add_generation_prompt, continue_final_message, kwargs };
+            // Nobody receives when it took too long.
+            let _ = sender.send(compiled.render(&input));
+        };
+        let thread = std::thread::Builder::new().name(NAME.into()).stack_size(STACK_BYTES).spawn(work);
+        thread.map_err(|error| TemplateError::Failed {
+            problem: format!("can't start a thread to render it: {error}"),
+        })?;
+        let text = receiver.recv_timeout(self.patience).unwrap_or_else(|error| {
+            Err(match error {
+                RecvTimeoutError::Timeout => {
+                    TemplateError::Limit { limit: self.patience.as_secs(), what: "seconds: does it end?" }
+                }
+                RecvTimeoutError::Disconnected => TemplateError::Failed { problem: "the interpreter broke".into() },
+            })
         })?;
         if input.continue_final_message { variables::cut_at_final_message(input.messages, text) } else { Ok(text) }
     }
+}
 
+impl Compiled {
     /// Renders on this thread.
-    fn render_here(&self, input: &ChatInput<'_>) -> Result<String, TemplateError> {
+    fn render(&self, input: &ChatInput<'_>) -> Result<String, TemplateError> {
         let variables = variables::variables(input, &self.special_tokens)?;
         let template = self.environment.get_template(NAME).map_err(|error| described_failure(&error, false))?;
         let mut output = Limited { bytes: Vec::new(), full: false };

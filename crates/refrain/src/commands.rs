@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
+use refrain::cli::bench::BenchCommand;
 use refrain::cli::engine::EngineArgs;
 use refrain::cli::{Cli, Command, LogLevel, Origin, Origins};
 use refrain::load::{Loaded, load};
@@ -29,6 +30,19 @@ pub struct Invocation<'a> {
 /// Does what the command line says.
 pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Result<()> {
     let invocation = Invocation { origins, verbose: cli.log_level() >= LogLevel::Info, process_start };
+    let engine = match &cli.command {
+        Command::Chat(args) => Some(&args.engine),
+        Command::Explain(args) => Some(&args.engine),
+        Command::Bench(command) => match &**command {
+            BenchCommand::Latency(args) => Some(&args.engine),
+            BenchCommand::Throughput(args) => Some(&args.engine),
+            BenchCommand::Serve(_) => None,
+        },
+        Command::Serve(_) | Command::Completions { .. } => None,
+    };
+    for flag in engine.map(EngineArgs::server_only).unwrap_or_default() {
+        tracing::warn!("{flag} has no effect here: it means something to `refrain serve` only");
+    }
     match cli.command {
         Command::Serve(args) => serve::run(&args, &invocation),
         Command::Chat(args) => chat::run(&args, &invocation),

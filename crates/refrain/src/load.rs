@@ -181,6 +181,7 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     let start = Instant::now();
     let mut settings = Settings::default();
     let source = ModelSource::resolve_from(options.model.as_deref(), &options.resolve, &options.hub)?;
+    refuse_hub_settings(&source, &options.resolve)?;
     let mut model = Model::open(&source)?;
     let origin = if options.model.is_some() { Origin::Given } else { Origin::Default };
     settings.push("model", &model.name, origin);
@@ -227,6 +228,23 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     settings.push("threads", threads, threads_origin);
     let open_seconds = start.elapsed().as_secs_f64();
     Ok(Prepared { model, program, planned, cpu, settings, usable, open_seconds })
+}
+
+/// Refuses settings of a Hugging Face repository for a model that comes from elsewhere.
+fn refuse_hub_settings(source: &ModelSource, resolve: &ResolveOptions) -> Result<(), LoadError> {
+    let what = match source {
+        ModelSource::Hub { .. } => return Ok(()),
+        ModelSource::Folder(_) => "a folder",
+        ModelSource::Embedded => "the embedded one",
+    };
+    let given = [("--revision", resolve.revision.is_some()), ("--download-dir", resolve.download_dir.is_some())];
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let why = format!("belongs to a Hugging Face repository, but the model is {what}; leave it out");
+            Err(LoadError::Setting { flag, why })
+        }
+    }
 }
 
 /// Loads a model and starts an engine on it. `progress` shows the bytes of weights that have been read.

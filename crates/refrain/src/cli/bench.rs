@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::chat::SamplingArgs;
 use super::engine::EngineArgs;
-use super::values::{json_object, pair, positive_or_infinite};
+use super::values::{at_least_one, count, count_or_none, json_object, pair, positive_or_infinite};
 
 /// What to measure.
 #[derive(Clone, Debug, Subcommand)]
@@ -53,22 +53,22 @@ pub struct LatencyArgs {
 #[command(next_help_heading = "Benchmark")]
 pub struct LatencyOptions {
     /// Prompt tokens of each request
-    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 32, value_parser = count)]
     pub input_len: usize,
     /// Tokens to generate for each request
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = count)]
     pub output_len: usize,
     /// Prompts in the batch
-    #[arg(long, value_name = "PROMPTS", default_value_t = 8)]
+    #[arg(long, value_name = "PROMPTS", default_value_t = 8, value_parser = count)]
     pub batch_size: usize,
     /// Answers to each prompt
-    #[arg(long, value_name = "ANSWERS", default_value_t = 1)]
+    #[arg(long, value_name = "ANSWERS", default_value_t = 1, value_parser = count)]
     pub n: usize,
     /// Batches before the measured ones
-    #[arg(long, value_name = "BATCHES", default_value_t = 10)]
+    #[arg(long, value_name = "BATCHES", default_value_t = 10, value_parser = count_or_none)]
     pub num_iters_warmup: usize,
     /// Measured batches
-    #[arg(long, value_name = "BATCHES", default_value_t = 30)]
+    #[arg(long, value_name = "BATCHES", default_value_t = 30, value_parser = count)]
     pub num_iters: usize,
     /// Don't measure the memory bandwidth, which takes a buffer of 1 GiB
     #[arg(long)]
@@ -100,7 +100,7 @@ pub struct ThroughputOptions {
     #[command(flatten)]
     pub workload: WorkloadArgs,
     /// Answers to each prompt
-    #[arg(long, value_name = "ANSWERS", default_value_t = 1)]
+    #[arg(long, value_name = "ANSWERS", default_value_t = 1, value_parser = count)]
     pub n: usize,
     /// Write the report to this file
     #[arg(long, value_name = "FILE")]
@@ -118,19 +118,19 @@ pub struct WorkloadArgs {
     #[arg(long, value_name = "NAME", default_value = "random", value_parser = ["random"])]
     pub dataset_name: String,
     /// Number of prompts
-    #[arg(long, value_name = "PROMPTS", default_value_t = 1000)]
+    #[arg(long, value_name = "PROMPTS", default_value_t = 1000, value_parser = count)]
     pub num_prompts: usize,
     /// Prompt tokens
-    #[arg(long, visible_alias = "random-input-len", value_name = "TOKENS", default_value_t = 1024)]
+    #[arg(long, visible_alias = "random-input-len", value_name = "TOKENS", default_value_t = 1024, value_parser = count)]
     pub input_len: usize,
     /// Tokens to generate
-    #[arg(long, visible_alias = "random-output-len", value_name = "TOKENS", default_value_t = 128)]
+    #[arg(long, visible_alias = "random-output-len", value_name = "TOKENS", default_value_t = 128, value_parser = count)]
     pub output_len: usize,
     /// Spread lengths evenly over [len * (1 - ratio), len * (1 + ratio)]
     #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = range_ratio)]
     pub random_range_ratio: f64,
     /// Tokens at the start that all prompts share, on top of --input-len
-    #[arg(long, visible_alias = "prefix-len", value_name = "TOKENS", default_value_t = 0)]
+    #[arg(long, visible_alias = "prefix-len", value_name = "TOKENS", default_value_t = 0, value_parser = count_or_none)]
     pub random_prefix_len: usize,
 }
 
@@ -175,10 +175,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SHAPE", default_value = "1.0", value_parser = positive_or_infinite)]
     pub burstiness: f64,
     /// Most requests at the server at a time [default: no limit]
-    #[arg(long, value_name = "REQUESTS", value_parser = super::values::at_least_one)]
+    #[arg(long, value_name = "REQUESTS", value_parser = at_least_one)]
     pub max_concurrency: Option<usize>,
     /// Requests before the measured ones
-    #[arg(long, value_name = "REQUESTS", default_value_t = 0)]
+    #[arg(long, value_name = "REQUESTS", default_value_t = 0, value_parser = count_or_none)]
     pub num_warmups: usize,
     /// Accepted: answers to random prompts always go on after the end-of-sequence token
     #[arg(long)]

@@ -5,7 +5,7 @@ use refrain_engine::SchedulingPolicy;
 use serde_json::Value;
 
 use super::model::ModelArgs;
-use super::values::{DtypeArg, MaxModelLen, at_least_one, fraction, human_readable_int};
+use super::values::{DtypeArg, MaxModelLen, at_least_one, bytes, fraction, human_readable_int};
 use crate::load::LoadOptions;
 
 /// Flags of vLLM that ask for what is not there yet: known, so that they are answered better than a misspelt flag is.
@@ -72,7 +72,7 @@ pub struct MemoryArgs {
     pub gpu_memory_utilization: Option<f64>,
 
     /// Bytes for KV cache and GDN states together, instead of a part of the memory (8G, 500M)
-    #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub kv_cache_memory_bytes: Option<usize>,
 
     /// Number of KV blocks, instead of as many as fit
@@ -199,6 +199,18 @@ impl EngineArgs {
             threads: device.threads,
             seed: model.seed,
         }
+    }
+
+    /// The flags that were given and that mean something to a server only.
+    pub fn server_only(&self) -> Vec<&'static str> {
+        let (model, scheduler) = (&self.model, &self.scheduler);
+        let given = [
+            ("--served-model-name", !model.served_model_name.is_empty()),
+            ("--scheduling-policy", scheduler.scheduling_policy.is_some()),
+            ("--max-num-queued-reqs", scheduler.max_num_queued_reqs.is_some()),
+            ("--max-num-queued-tokens", scheduler.max_num_queued_tokens.is_some()),
+        ];
+        given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
 
     /// Refuses what is known but can't be had yet.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::engine::EngineArgs;
-use super::values::{at_least_one, human_readable_int};
+use super::values::{count, human_readable_int};
 
 /// Flags of `refrain explain`.
 #[derive(Args, Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct ExplainOptions {
 }
 
 fn tokens(text: &str) -> Result<NonZeroUsize, String> {
-    NonZeroUsize::new(at_least_one(text)?).ok_or_else(|| "must be at least 1".to_owned())
+    NonZeroUsize::new(count(text)?).ok_or_else(|| "must be at least 1".to_owned())
 }
 
 /// A rate, whose suffixes are all powers of 1000: nobody means 1024 here.

@@ -142,3 +142,26 @@ fn help_texts() {
         insta::assert_snapshot!(format!("help_{}", path.join("_")), help);
     }
 }
+
+#[test]
+fn absurd_numbers_are_refused_before_anything_is_multiplied() {
+    for line in [
+        "serve --max-num-batched-tokens 9223372036854775807",
+        "serve --max-num-seqs 18446744073709551615",
+        "serve --kv-cache-memory-bytes 18446744073709551615",
+        "explain --tokens 99999999999",
+        "bench throughput --input-len 18446744073709551615",
+        "bench throughput --num-prompts 0",
+        "bench latency --batch-size 0",
+    ] {
+        let error = parse_line(&format!("refrain {line}")).unwrap_err();
+        assert!(error.contains("must be at "), "{line}: {error}");
+    }
+}
+
+#[test]
+fn flags_that_only_a_server_heeds_are_known() {
+    let (cli, _) = parse_line("refrain chat --max-num-queued-reqs 1 --served-model-name z --threads 1").unwrap();
+    let Command::Chat(args) = cli.command else { panic!() };
+    assert_eq!(args.engine.server_only(), ["--served-model-name", "--max-num-queued-reqs"]);
+}

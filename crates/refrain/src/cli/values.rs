@@ -81,15 +81,51 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Most of anything that is counted: far beyond every real machine, and small enough that no product of counts overflows.
+const MOST: usize = 1 << 32;
+/// The same for numbers of bytes.
+const MOST_BYTES: usize = 1 << 50;
+/// The same for the tokens, prompts and rounds of a benchmark or an estimate, which are held or squared.
+const MOST_COUNT: usize = 1 << 22;
+
+fn whole_number(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    match human_readable_int(text)? {
+        value if value < least => Err(format!("must be at least {least}")),
+        value if value > most => Err(format!("must be at most {most}")),
+        value => Ok(value),
+    }
+}
+
 /// A whole number of at least 1, with suffixes.
 ///
 /// # Errors
 /// A sentence that says what would be right.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
-    match human_readable_int(text)? {
-        0 => Err("must be at least 1".to_owned()),
-        value => Ok(value),
-    }
+    whole_number(text, 1, MOST)
+}
+
+/// A number of bytes, at least 1, with suffixes.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    whole_number(text, 1, MOST_BYTES)
+}
+
+/// How many tokens, prompts or rounds: at least 1.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn count(text: &str) -> Result<usize, String> {
+    whole_number(text, 1, MOST_COUNT)
+}
+
+/// The same, or 0.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn count_or_none(text: &str) -> Result<usize, String> {
+    whole_number(text, 0, MOST_COUNT)
 }
 
 /// A finite number above 0, or `inf`.
