@@ -42,7 +42,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub shutdown_timeout: u64,
 
-    /// Answer with the client's X-Request-Id, or with a new one
+    /// Answer with the client's X-Request-Id, else the request_id of the body, else a new one
     #[arg(long)]
     pub enable_request_id_headers: bool,
 
