@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 const FUEL: u64 = 4_000_000;
 /// What the budget does not bound is a list that is added to itself again and again, since minijinja 3.1 takes no fuel for
 /// the elements of sums: for that there is a clock. No thread can be stopped, so one that is given up goes on in the
-/// background; a server never gets that far, because it tries its template before it listens.
+/// background; mostly that is the end of the process, because a template is tried when it is loaded.
 const MOST_SECONDS: u64 = 10;
 /// A rendering has a thread with this much stack, of which it touches next to nothing: the lists in lists that a
 /// template can build from its fuel are dropped one call inside the other, and a stack that overflows ends the process.
@@ -120,8 +120,16 @@ struct Compiled {
 }
 
 impl ChatTemplate {
-    /// Compiles a Jinja template.
+    /// Compiles a Jinja template and tries it on a greeting, so that one that doesn't end is refused here.
     pub fn new(source: &str, special_tokens: &SpecialTokens) -> Result<ChatTemplate, TemplateError> {
+        ChatTemplate::with_patience(source, special_tokens, Duration::from_secs(MOST_SECONDS))
+    }
+
+    fn with_patience(
+        source: &str,
+        special_tokens: &SpecialTokens,
+        patience: Duration,
+    ) -> Result<ChatTemplate, TemplateError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax { problem: error.to_string() })?);
@@ -135,7 +143,19 @@ impl ChatTemplate {
             .add_template_owned(NAME, without_generation_blocks(source))
             .map_err(|error| TemplateError::Syntax { problem: described(&error) })?;
         let compiled = Arc::new(Compiled { environment, special_tokens: special_tokens.clone() });
-        Ok(ChatTemplate { compiled, patience: Duration::from_secs(MOST_SECONDS) })
+        let template = ChatTemplate { compiled, patience };
+        let greeting = ChatInput {
+            messages: &serde_json::json!([{"role": "user", "content": "Hello"}]),
+            tools: None,
+            add_generation_prompt: true,
+            continue_final_message: false,
+            kwargs: &Map::new(),
+        };
+        match template.render(&greeting) {
+            Err(limit @ TemplateError::Limit { .. }) => Err(limit),
+            // Whatever else it says of a greeting, it may want other messages.
+            _ => Ok(template),
+        }
     }
 
     /// The prompt for a conversation.

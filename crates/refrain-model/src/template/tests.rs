@@ -202,8 +202,7 @@ proptest::proptest! {
 fn a_list_that_grows_without_end_runs_into_the_clock() {
     let source = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}\
                   {{ ns.l|length }}";
-    let mut template = ChatTemplate::new(source, &SpecialTokens::default()).unwrap();
-    template.patience = std::time::Duration::from_millis(20);
-    let error = template.render(&input(&json!([]), &Map::new())).unwrap_err();
+    let patience = std::time::Duration::from_millis(20);
+    let error = ChatTemplate::with_patience(source, &SpecialTokens::default(), patience).unwrap_err();
     assert!(matches!(error, TemplateError::Limit { what: "seconds: does it end?", .. }), "{error}");
 }
