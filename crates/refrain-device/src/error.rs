@@ -35,4 +35,60 @@ pub enum DeviceError {
         /// What is wrong.
         why: String,
     },
+    /// The driver refused a call.
+    #[error("{device}: {call} failed: {code} ({text})")]
+    Driver {
+        /// Kind and index of the device, such as `cuda:0`.
+        device: String,
+        /// The call and what it was about: the kernel with its grid, the bytes of an allocation.
+        call: String,
+        /// The driver's code.
+        code: i64,
+        /// The driver's words.
+        text: String,
+    },
+    /// The device has failed for good: nothing on it can be used any more, and the process should end.
+    #[error(
+        "{device} is lost: {call} failed: {code} ({text}); restart the process, and look into the system's log if it happens again"
+    )]
+    Lost {
+        /// Kind and index of the device.
+        device: String,
+        /// The call that found out.
+        call: String,
+        /// The driver's code.
+        code: i64,
+        /// The driver's words.
+        text: String,
+    },
+    /// There is no such device, or it can't be used.
+    #[error("no {device} device can be used: {why}")]
+    Unavailable {
+        /// Kind of device.
+        device: &'static str,
+        /// What was looked for, what was found, and what to do.
+        why: String,
+    },
+    /// A kernel does not compile.
+    #[error("{kernel} does not compile for {arch} with {compiler}:\n{log}")]
+    Compile {
+        /// File and entry.
+        kernel: String,
+        /// Architecture.
+        arch: String,
+        /// Compiler.
+        compiler: String,
+        /// Its messages.
+        log: String,
+    },
+    /// No code for a kernel: no compiler, no pack.
+    #[error("no code for kernel {kernel} on {arch}: {why}")]
+    NoCode {
+        /// The kernel.
+        kernel: String,
+        /// Architecture.
+        arch: String,
+        /// Why it can't be compiled, and what would help.
+        why: String,
+    },
 }

@@ -1,5 +1,5 @@
 //! What every backend shares: the description of one step, the [`Backend`] trait that executes it, the memory
-//! arena, and device errors. No backend lives here.
+//! arena, and device errors; and the [`Runtime`] trait behind which every kind of GPU lies. No backend lives here.
 //!
 //! A backend is given a program and weights when it is loaded (each backend has its own constructor) and from then on
 //! sees only [`Step`]s. Everything that changes from step to step is in the step; a backend allocates nothing while it
@@ -8,9 +8,16 @@
 mod arena;
 mod backend;
 mod error;
+mod owned;
+mod runtime;
 mod step;
 
 pub use arena::Arena;
 pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits};
 pub use error::DeviceError;
+pub use owned::{DeviceMemory, Event, PinnedMemory, Stream};
+pub use runtime::{
+    CompiledKernel, Compiler, DevicePtr, EventId, FunctionId, Gemm, GemmOperands, GemmShape, GemmType, GraphId,
+    KernelResources, KernelSource, Launch, MemInfo, ModuleId, Runtime, RuntimeInfo, StreamId,
+};
 pub use step::{BLOCK_TOKENS, SCAN_CHUNK, Segment, Step};

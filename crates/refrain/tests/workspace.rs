@@ -11,6 +11,10 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("refrain-program", &["refrain-model"]),
     ("refrain-device", &[]),
     ("refrain-cpu", &["refrain-program", "refrain-device"]),
+    ("refrain-gpu", &["refrain-program", "refrain-device"]),
+    ("refrain-cuda", &["refrain-device"]),
+    ("refrain-hip", &["refrain-device"]),
+    ("refrain-sim", &["refrain-device"]),
     ("refrain-engine", &["refrain-program", "refrain-device"]),
     ("refrain-server", &["refrain-engine", "refrain-model"]),
     ("refrain-bench", &["refrain-engine", "refrain-server"]),
@@ -22,6 +26,10 @@ const GRAPH: &[(&str, &[&str])] = &[
             "refrain-program",
             "refrain-device",
             "refrain-cpu",
+            "refrain-gpu",
+            "refrain-cuda",
+            "refrain-hip",
+            "refrain-sim",
             "refrain-engine",
             "refrain-server",
             "refrain-bench",
@@ -30,7 +38,8 @@ const GRAPH: &[(&str, &[&str])] = &[
 ];
 
 /// Crates in which `unsafe` may be written anywhere; `refrain-model` may map files in one file.
-const UNSAFE_CRATES: &[&str] = &["refrain-cpu", "refrain-device"];
+const UNSAFE_CRATES: &[&str] =
+    &["refrain-cpu", "refrain-device", "refrain-gpu", "refrain-cuda", "refrain-hip", "refrain-sim"];
 
 const MAX_LINES: usize = 600;
 

@@ -1,0 +1,1 @@
+//! Kernel registry, compilation and its cache, and the backend that lowers a program to launches, shared by every GPU runtime.

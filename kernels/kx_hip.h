@@ -1,0 +1,121 @@
+// The dialect on AMD and Hygon GPUs: clang with neither HIP headers nor device libraries, and hipRTC.
+#pragma once
+
+#ifndef KX_WAVE
+#define KX_WAVE 64
+#endif
+#define KX_MMA 0
+#if !defined(__HIPCC_RTC__) && !defined(__global__)
+#define __global__ __attribute__((global))
+#define __device__ __attribute__((device))
+#define __shared__ __attribute__((shared))
+#endif
+#define KX_DEV static __device__ inline __attribute__((always_inline))
+#define KX_DEV_MEMBER __device__ inline __attribute__((always_inline))
+#define KX_SHARED __shared__
+#define KX_ALIGN(n) __attribute__((aligned(n)))
+#define KX_UNROLL _Pragma("unroll")
+#define KX_KERNEL(name, Args, threads) \
+    extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads))) void name(const Args args)
+#define KX_DYNAMIC_SHARED(type, name) \
+    extern __shared__ __attribute__((aligned(128))) unsigned char kx_dynamic_shared[]; \
+    type* name = (type*)kx_dynamic_shared
+
+// The host pass of clang sees the same text; only the device pass has the built-ins.
+#if defined(__HIP_DEVICE_COMPILE__) || defined(__AMDGCN__)
+KX_DEV u32 kx_tid() { return __builtin_amdgcn_workitem_id_x(); }
+KX_DEV u32 kx_block_x() { return __builtin_amdgcn_workgroup_id_x(); }
+KX_DEV u32 kx_block_y() { return __builtin_amdgcn_workgroup_id_y(); }
+KX_DEV u32 kx_block_z() { return __builtin_amdgcn_workgroup_id_z(); }
+// The dispatch packet holds the grid in threads (u32 at 12, 16, 20) and the block in threads (u16 at 4, 6, 8).
+KX_DEV u32 kx_blocks_of(int axis) {
+    const char __attribute__((address_space(4)))* packet = (const char __attribute__((address_space(4)))*)__builtin_amdgcn_dispatch_ptr();
+    const u32 grid = *(const u32 __attribute__((address_space(4)))*)(packet + 12 + 4 * axis);
+    const u32 block = *(const u16 __attribute__((address_space(4)))*)(packet + 4 + 2 * axis);
+    return grid / block;
+}
+KX_DEV u32 kx_blocks_x() { return kx_blocks_of(0); }
+KX_DEV u32 kx_blocks_y() { return kx_blocks_of(1); }
+KX_DEV u32 kx_blocks_z() { return kx_blocks_of(2); }
+
+KX_DEV void kx_sync() {
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+    __builtin_amdgcn_s_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+KX_DEV void kx_sync_wave() {
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+    __builtin_amdgcn_wave_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+}
+KX_DEV void kx_fence() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
+
+KX_DEV u32 kx_lane() { return __builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0u)); }
+KX_DEV u32 kx_shuffle(u32 v, u32 lane) { return (u32)__builtin_amdgcn_ds_bpermute((int)(lane << 2), (int)v); }
+KX_DEV f32 kx_shuffle(f32 v, u32 lane) { return __builtin_bit_cast(f32, kx_shuffle(__builtin_bit_cast(u32, v), lane)); }
+// DPP for neighbours (quad_perm and row_ror:8, which is xor 8 within a row of 16), ds_swizzle within 32, else a permute.
+template <int M> KX_DEV u32 kx_shuffle_xor(u32 v) {
+    if constexpr (M == 1) return (u32)__builtin_amdgcn_mov_dpp((int)v, 0xB1, 0xf, 0xf, true);
+    else if constexpr (M == 2) return (u32)__builtin_amdgcn_mov_dpp((int)v, 0x4E, 0xf, 0xf, true);
+    else if constexpr (M == 8) return (u32)__builtin_amdgcn_mov_dpp((int)v, 0x128, 0xf, 0xf, true);
+    else if constexpr (M < 32) return (u32)__builtin_amdgcn_ds_swizzle((int)v, M << 10 | 0x1f);
+    else return kx_shuffle(v, kx_lane() ^ M);
+}
+template <int M> KX_DEV f32 kx_shuffle_xor(f32 v) {
+    return __builtin_bit_cast(f32, kx_shuffle_xor<M>(__builtin_bit_cast(u32, v)));
+}
+
+KX_DEV f32 kx_fma(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
+KX_DEV f32 kx_max(f32 a, f32 b) { return __builtin_fmaxf(a, b); }
+KX_DEV f32 kx_min(f32 a, f32 b) { return __builtin_fminf(a, b); }
+#if __has_builtin(__builtin_amdgcn_exp2f)
+KX_DEV f32 kx_exp2(f32 x) { return __builtin_amdgcn_exp2f(x); }
+#else
+KX_DEV f32 kx_exp2(f32 x) {
+    f32 y;
+    asm("v_exp_f32 %0, %1" : "=v"(y) : "v"(x));
+    return y;
+}
+#endif
+#if __has_builtin(__builtin_amdgcn_logf)
+KX_DEV f32 kx_log2(f32 x) { return __builtin_amdgcn_logf(x); }
+#else
+KX_DEV f32 kx_log2(f32 x) {
+    f32 y;
+    asm("v_log_f32 %0, %1" : "=v"(y) : "v"(x));
+    return y;
+}
+#endif
+KX_DEV f32 kx_rsqrt(f32 x) { return __builtin_amdgcn_rsqf(x); }
+KX_DEV f32 kx_sqrt(f32 x) { return __builtin_amdgcn_sqrtf(x); }
+KX_DEV f32 kx_rcp(f32 x) { return 1.0f / x; }
+// v_sin_f32 takes revolutions and is exact enough only after a reduction in two parts (Cody and Waite) of large angles.
+KX_DEV f32 kx_turns(f32 x) {
+    const f32 n = __builtin_rintf(x * 0.15915494309189535f);
+    f32 r = __builtin_fmaf(-n, 6.28125f, x);
+    r = __builtin_fmaf(-n, 1.9353071795864769e-3f, r);
+    return r * 0.15915494309189535f;
+}
+KX_DEV f32 kx_sin(f32 x) { return __builtin_amdgcn_sinf(kx_turns(x)); }
+KX_DEV f32 kx_cos(f32 x) { return __builtin_amdgcn_cosf(kx_turns(x)); }
+KX_DEV f32 kx_pow(f32 x, f32 y) { return kx_exp2(y * kx_log2(x)); }
+
+KX_DEV f32 kx_f16_to_f32(u16 bits) { return (f32)__builtin_bit_cast(_Float16, bits); }
+KX_DEV u16 kx_f32_to_f16(f32 value) { return __builtin_bit_cast(u16, (_Float16)value); }
+
+KX_DEV u32 kx_atomic_add(u32* at, u32 value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
+KX_DEV u32 kx_atomic_max(u32* at, u32 value) { return __atomic_fetch_max(at, value, __ATOMIC_RELAXED); }
+
+template <class V> KX_DEV V kx_load(const V* from) { return *from; }
+template <class V> KX_DEV V kx_load_stream(const V* from) { return *from; }
+
+struct KX_ALIGN(16) KxSixteen { u32 w[4]; };
+KX_DEV void kx_copy_async16(void* shared, const void* global, bool valid) {
+    const KxSixteen zero = {{0, 0, 0, 0}};
+    *(KxSixteen*)shared = valid ? *(const KxSixteen*)global : zero;
+}
+KX_DEV void kx_copy_commit() {}
+template <int N> KX_DEV void kx_copy_wait() {}
+KX_DEV void kx_wait_for_previous() {}
+KX_DEV void kx_let_next_start() {}
+#endif
