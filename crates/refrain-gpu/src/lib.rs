@@ -1,1 +1,17 @@
-//! Kernel registry, compilation and its cache, and the backend that lowers a program to launches, shared by every GPU runtime.
+//! Everything between a program and a GPU that is the same for all of them: the kernels with the structs of their
+//! arguments, what they are compiled from and kept as, the block that tells a step to the device, and the backend that
+//! lowers ops to launches. What differs between CUDA, HIP and the simulated GPU lies behind
+//! [`refrain_device::Runtime`].
+
+pub mod check;
+mod kernel;
+pub mod kernels;
+mod loader;
+mod sources;
+mod step_block;
+mod target;
+
+pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, dtype_define};
+pub use loader::{Kernels, LoadedKernel, kernel_source};
+pub use step_block::{StepCounts, StepLayout, StepPointers};
+pub use target::Target;
