@@ -1,16 +1,19 @@
-//! What integration tests share: goldens, checkpoints with random weights, a Python of their own. A dev-dependency only.
+//! What integration tests share: goldens, checkpoints with random weights, a Python of their own, NVIDIA's compiler. A
+//! dev-dependency only.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
 mod difference;
 mod evals;
 mod golden;
+mod nvrtc;
 mod python;
 
 pub use checkpoint::{checkpoint, random_checkpoint};
 pub use difference::Difference;
 pub use evals::{Eval, tinytales_evals};
 pub use golden::{Golden, GoldenPrompt, TOP};
+pub use nvrtc::nvrtc_dir;
 pub use python::python;
 
 use std::fs::File;
