@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod debian;
 mod difference;
 mod evals;
 mod golden;
@@ -10,6 +11,7 @@ mod nvrtc;
 mod python;
 
 pub use checkpoint::{checkpoint, random_checkpoint};
+pub use debian::{clang19, debian_libraries, debian_packages, llvm19};
 pub use difference::Difference;
 pub use evals::{Eval, tinytales_evals};
 pub use golden::{Golden, GoldenPrompt, TOP};
