@@ -116,17 +116,8 @@ fn parts<'a>(
     def.parts
         .iter()
         .map(|part| {
-            let fail = |why: String| DeviceError::Weight { name: part.source.clone(), why };
-            let tensor = source.tensor(&part.source).ok_or_else(|| fail("not in the checkpoint".to_owned()))?;
-            let expected = match def.kind {
-                WeightKind::Matrix { inputs, .. } => vec![part.source_rows, inputs],
-                WeightKind::Vector { .. } => vec![part.source_rows],
-                WeightKind::Convolution { taps, .. } => vec![part.source_rows, 1, taps],
-            };
-            let bytes = expected.iter().product::<usize>() * tensor.dtype.bytes();
-            if tensor.shape != expected || tensor.data.len() != bytes {
-                return Err(fail(format!("has shape {:?}, must have {expected:?}", tensor.shape)));
-            }
+            let fail = |why| DeviceError::Weight { name: part.source.clone(), why };
+            let tensor = def.tensor(part, source).map_err(fail)?;
             Ok((part, tensor))
         })
         .collect()

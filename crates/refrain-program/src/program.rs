@@ -1,7 +1,7 @@
 //! The program itself: a straight list of ops on named tensors whose row counts are symbols.
 
 use crate::Op;
-use refrain_model::Dtype;
+use refrain_model::{Dtype, TensorView, WeightSource};
 
 /// Index into [`Program::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,6 +131,26 @@ impl WeightPart {
     /// The source row of the part's row `index`.
     pub fn source_row(&self, index: usize) -> usize {
         self.start + index / self.run * self.stride + index % self.run
+    }
+}
+
+impl WeightDef {
+    /// The checkpoint tensor of one of its parts.
+    ///
+    /// # Errors
+    /// What is wrong with it: missing, or of another shape than the part needs.
+    pub fn tensor<'a>(&self, part: &WeightPart, source: &'a dyn WeightSource) -> Result<TensorView<'a>, String> {
+        let tensor = source.tensor(&part.source).ok_or("not in the checkpoint")?;
+        let expected = match self.kind {
+            WeightKind::Matrix { inputs, .. } => vec![part.source_rows, inputs],
+            WeightKind::Vector { .. } => vec![part.source_rows],
+            WeightKind::Convolution { taps, .. } => vec![part.source_rows, 1, taps],
+        };
+        let bytes = expected.iter().product::<usize>() * tensor.dtype.bytes();
+        if tensor.shape != expected || tensor.data.len() != bytes {
+            return Err(format!("has shape {:?}, must have {expected:?}", tensor.shape));
+        }
+        Ok(tensor)
     }
 }
 
