@@ -92,3 +92,10 @@ pub enum DeviceError {
         why: String,
     },
 }
+
+impl DeviceError {
+    /// Whether nothing on the device can be used any more, so that the process should end.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, DeviceError::Lost { .. })
+    }
+}

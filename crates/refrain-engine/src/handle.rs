@@ -30,19 +30,22 @@ impl Engine {
         std::thread::Builder::new().name("refrain-engine".to_owned()).spawn(move || {
             let mut runner = Runner::new(backend, seen, received);
             // Dropped before the runner, so that whoever finds a channel closed can see why.
-            let _last_words = LastWords(life);
-            runner.run();
+            let mut last_words = LastWords { life, says: Life::Died };
+            last_words.says = runner.run();
         })?;
         Ok(EngineHandle { shared, commands, life: watched })
     }
 }
 
-/// Says how the engine thread ended.
-struct LastWords(watch::Sender<Life>);
+/// Says how the engine thread ended: also when it panicked.
+struct LastWords {
+    life: watch::Sender<Life>,
+    says: Life,
+}
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        self.0.send_replace(if std::thread::panicking() { Life::Died } else { Life::Ended });
+        self.life.send_replace(self.says);
     }
 }
 
@@ -144,6 +147,11 @@ impl EngineHandle {
     /// [`EngineHandle::shutdown`], and after a bug has ended it.
     pub fn is_alive(&self) -> bool {
         *self.life.borrow() == Life::Running
+    }
+
+    /// Whether the engine thread has ended by a bug or because its device is lost: nothing helps but a new process.
+    pub fn is_dead(&self) -> bool {
+        *self.life.borrow() == Life::Died
     }
 
     /// Whether new requests are taken.

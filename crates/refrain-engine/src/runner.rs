@@ -7,7 +7,7 @@ mod tests;
 
 use crate::sampling::Sampler;
 use crate::scheduler::{PlannedSegment, Rank, Sequence, State, StepPlan, plan};
-use crate::shared::{Command, Shared, Submission};
+use crate::shared::{Command, Life, Shared, Submission};
 use crate::{Event, RequestFailure};
 use active::{Active, End};
 use build::build_step;
@@ -39,6 +39,8 @@ pub(crate) struct Runner {
     last_end: Option<Instant>,
     draining: bool,
     stopping: bool,
+    /// Why the device can't be used any more.
+    lost: Option<String>,
 }
 
 impl Runner {
@@ -58,20 +60,21 @@ impl Runner {
             last_end: None,
             draining: false,
             stopping: false,
+            lost: None,
         }
     }
 
-    /// Works until it is told to end, or until nobody is left who could tell it anything.
-    pub fn run(&mut self) {
+    /// Works until it is told to end, until nobody is left who could tell it anything, or until the device is lost.
+    pub fn run(&mut self) -> Life {
         loop {
             if self.requests.is_empty() {
                 self.last_end = None;
                 if self.draining {
-                    return;
+                    return Life::Ended;
                 }
                 match self.commands.recv() {
                     Ok(command) => self.obey(command),
-                    Err(_) => return,
+                    Err(_) => return Life::Ended,
                 }
             }
             loop {
@@ -79,20 +82,24 @@ impl Runner {
                     Ok(command) => self.obey(command),
                     Err(TryRecvError::Empty) => break,
                     // All streams are gone, and each has cancelled its request.
-                    Err(TryRecvError::Disconnected) => return,
+                    Err(TryRecvError::Disconnected) => return Life::Ended,
                 }
             }
             if self.stopping {
-                let all: Vec<Rank> = self.requests.keys().copied().collect();
-                all.into_iter().for_each(|rank| self.end(rank, End::Failed(RequestFailure::ShuttingDown)));
+                self.fail_all(&RequestFailure::ShuttingDown);
             } else if !self.requests.is_empty() {
                 self.execute_step();
             }
             self.publish();
             if self.stopping {
-                return;
+                return Life::Ended;
             }
         }
+    }
+
+    fn fail_all(&mut self, failure: &RequestFailure) {
+        let all: Vec<Rank> = self.requests.keys().copied().collect();
+        all.into_iter().for_each(|rank| self.end(rank, End::Failed(failure.clone())));
     }
 
     fn obey(&mut self, command: Command) {
@@ -168,7 +175,12 @@ impl Runner {
         let logits = match executed {
             Ok(Ok(logits)) if logits.len() == wanted => Ok(logits),
             Ok(Ok(logits)) => Err(format!("it gave {} logits instead of {wanted}", logits.len())),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => {
+                if error.is_fatal() {
+                    self.lost = Some(error.to_string());
+                }
+                Err(error.to_string())
+            }
             Err(panic) => Err(panic_message(panic.as_ref())),
         };
         let failed = logits.is_err();

@@ -45,7 +45,7 @@ pub(crate) enum Life {
     Running,
     /// It ended as it was told to.
     Ended,
-    /// It panicked.
+    /// It panicked, or its device is lost.
     Died,
 }
 

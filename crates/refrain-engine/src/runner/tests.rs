@@ -6,7 +6,7 @@ use crate::{
     Engine, EngineConfig, EngineHandle, Event, FinishReason, PositionLogprobs, Request, RequestFailure, RequestStream,
     SamplingParams, SchedulingPolicy, SubmitError,
 };
-use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, NOT_FINITE, PANICS, VOCAB, reference};
+use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, VOCAB, reference};
 use proptest::prelude::*;
 use refrain_device::{PoolSizes, Step};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -105,7 +105,7 @@ fn requests() -> impl Strategy<Value = Request> {
         prop::option::weighted(0.3, 0usize..4),
         prop::collection::vec(1u32..40, 0..2),
     );
-    (prop::collection::vec(0..KILLS, 1..180), sampling, any::<u64>(), -1i32..2).prop_map(
+    (prop::collection::vec(0..LOSES, 1..180), sampling, any::<u64>(), -1i32..2).prop_map(
         |(
             prompt,
             (temperature, top_p, top_k, repetition_penalty, max, logprobs, prompt_logprobs, stops),
@@ -409,6 +409,22 @@ fn a_dead_engine_says_so_and_every_stream_ends() {
     }
     wait_for_end(&engine);
     assert!(!engine.is_accepting());
+    assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::NotRunning);
+}
+
+/// The second request waits, so no step of it fails; nobody would ever compute it.
+#[test]
+fn a_lost_device_ends_every_request_and_the_engine() {
+    let (engine, steps, permit) = start_gated(config(1, 16));
+    let streams = [LOSES, 1].map(|token| engine.submit(greedy(vec![token; 5], 5)).unwrap());
+    drop((permit, steps));
+    for stream in streams {
+        let Some(Err(RequestFailure::Device(why))) = answer(stream).end else { panic!("it did not fail") };
+        assert!(why.contains("hash:0 is lost") && why.contains("restart"), "{why}");
+    }
+    wait_for_end(&engine);
+    assert!(engine.is_dead());
+    nothing_is_held(&engine);
     assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::NotRunning);
 }
 

@@ -52,8 +52,12 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         let state = Arc::new(AppState::new(loaded.text.clone(), config)?);
         let watched = state.clone();
         let mut signals = Signals::new()?;
+        let engine = loaded.engine.clone();
         let shutdown = async move {
-            signals.next().await;
+            tokio::select! {
+                () = signals.next() => {}
+                () = engine.stopped() => {}
+            }
             match watched.in_flight() {
                 0 => {}
                 1 => eprintln!("Stopping: one request is being finished. Ctrl-C again stops at once."),
@@ -65,7 +69,12 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
             });
         };
         print(greeting.as_bytes())?;
-        refrain_server::serve(vec![listener], state, options, shutdown).await.context("the server failed")
+        refrain_server::serve(vec![listener], state, options, shutdown).await.context("the server failed")?;
+        // Whoever watches this process starts it again when it fails, so it must not end as if all were well.
+        if loaded.engine.is_dead() {
+            bail!("the engine has died, the log says of what; start the server again");
+        }
+        Ok(())
     })
 }
 

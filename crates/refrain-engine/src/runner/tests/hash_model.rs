@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, Sender};
 pub const VOCAB: usize = 50;
 /// The model ends an answer with it, now and then.
 pub const EOS: u32 = 0;
+/// The device is lost in a step with this token.
+pub const LOSES: u32 = 45;
 /// A step with this token fails with an error that can't even be printed, which ends the engine thread.
 pub const KILLS: u32 = 46;
 /// A step with this token fails.
@@ -41,7 +43,7 @@ fn fill_logits(row: &mut [f32], hash: u64) {
         *logit = (mix(hash, id as u64) >> 40) as f32 / (1u64 << 24) as f32 * 8.0 - 4.0;
     }
     // Trouble comes from prompts only.
-    row[KILLS as usize..].fill(-30.0);
+    row[LOSES as usize..].fill(-30.0);
 }
 
 /// The logits after each token of `tokens`, straight from the definition.
@@ -141,6 +143,10 @@ impl Backend for HashModel {
             self.run(step, segment, &mut wanted);
         }
         assert!(!step.tokens.contains(&PANICS), "a kernel has a bug");
+        if step.tokens.contains(&LOSES) {
+            let (device, call, text) = ("hash:0".to_owned(), "a step".to_owned(), "an illegal address".to_owned());
+            return Err(DeviceError::Lost { device, call, code: 700, text });
+        }
         if step.tokens.contains(&KILLS) {
             let source = std::io::Error::other(Unprintable);
             return Err(DeviceError::OutOfMemory { bytes: 1, what: "a test", source });
