@@ -90,6 +90,15 @@ impl Runner {
             } else if !self.requests.is_empty() {
                 self.execute_step();
             }
+            if let Some(why) = self.lost.take() {
+                // Whoever has come meanwhile is told the reason too.
+                while let Ok(command) = self.commands.try_recv() {
+                    self.obey(command);
+                }
+                self.fail_all(&RequestFailure::Device(why));
+                self.publish();
+                return Life::Died;
+            }
             self.publish();
             if self.stopping {
                 return Life::Ended;

@@ -419,7 +419,8 @@ fn a_lost_device_ends_every_request_and_the_engine() {
     let streams = [LOSES, 1].map(|token| engine.submit(greedy(vec![token; 5], 5)).unwrap());
     drop((permit, steps));
     for stream in streams {
-        let Some(Err(RequestFailure::Device(why))) = answer(stream).end else { panic!("it did not fail") };
+        let end = answer(stream).end;
+        let Some(Err(RequestFailure::Device(why))) = end else { panic!("{end:?}") };
         assert!(why.contains("hash:0 is lost") && why.contains("restart"), "{why}");
     }
     wait_for_end(&engine);
