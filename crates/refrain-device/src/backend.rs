@@ -57,6 +57,8 @@ pub struct Footprint {
     pub activations: usize,
     /// Scratch space of the kernels.
     pub workspace: usize,
+    /// What the device's driver and other processes hold before anything is loaded; it counts against what may be used.
+    pub held: usize,
     /// One KV block, all layers.
     pub kv_block: usize,
     /// One GDN slot, all layers.

@@ -35,8 +35,8 @@ pub struct MemoryRequest {
 impl MemoryRequest {
     /// Bytes that are needed before the first sequence.
     fn fixed(&self) -> usize {
-        let Footprint { weights, activations, workspace, .. } = self.footprint;
-        weights.saturating_add(activations).saturating_add(workspace)
+        let Footprint { weights, activations, workspace, held, .. } = self.footprint;
+        weights.saturating_add(activations).saturating_add(workspace).saturating_add(held)
     }
 
     /// Bytes for both pools together; `None` when not even the fixed part fits.

@@ -84,11 +84,15 @@ pub fn human_bytes(bytes: usize) -> String {
 pub(super) fn too_little(request: &MemoryRequest) -> MemoryError {
     let footprint = &request.footprint;
     let model = format!(
-        "{} ({} weights, {} activations, {} workspace)",
+        "{} ({} weights, {} activations, {} workspace{})",
         human_bytes(request.fixed()),
         human_bytes(footprint.weights),
         human_bytes(footprint.activations),
-        human_bytes(footprint.workspace)
+        human_bytes(footprint.workspace),
+        match footprint.held {
+            0 => String::new(),
+            held => format!(", {} that the driver and others hold already", human_bytes(held)),
+        }
     );
     let usable = human_bytes(request.usable_bytes);
     MemoryError::TooLittle(match request.kv_cache_memory_bytes {
@@ -140,7 +144,8 @@ pub(super) fn plan(request: &MemoryRequest, pools: PoolSizes, notes: Vec<String>
     let line = |what: String, bytes| MemoryLine { what, bytes };
     let tokens = pools.blocks * BLOCK_TOKENS;
     let full = pools.blocks as f64 / request.blocks_per_sequence() as f64;
-    let lines = vec![
+    let held = (footprint.held > 0).then(|| line("held already".to_owned(), footprint.held));
+    let lines = [
         line("weights".to_owned(), footprint.weights),
         line("activations".to_owned(), footprint.activations),
         line("workspace".to_owned(), footprint.workspace),
@@ -150,6 +155,7 @@ pub(super) fn plan(request: &MemoryRequest, pools: PoolSizes, notes: Vec<String>
             pools.blocks * footprint.kv_block,
         ),
     ];
+    let lines: Vec<MemoryLine> = held.into_iter().chain(lines).collect();
     let total_bytes = lines.iter().map(|line| line.bytes).sum();
     MemoryPlan { pools, max_num_seqs: pools.slots, lines, total_bytes, notes }
 }

@@ -10,6 +10,7 @@ fn request() -> MemoryRequest {
             weights: 200 * MIB,
             activations: 60 * MIB,
             workspace: 40 * MIB,
+            held: 0,
             kv_block: MIB,
             gdn_slot: 5 * MIB,
         },
@@ -20,6 +21,19 @@ fn request() -> MemoryRequest {
         max_model_len: 1600,
         max_num_seqs: None,
     }
+}
+
+#[test]
+fn what_others_hold_counts_against_the_pools() {
+    let mut held = request();
+    held.footprint.held = 100 * MIB;
+    let (alone, beside) = (plan_memory(&request()).unwrap(), plan_memory(&held).unwrap());
+    let pools = |plan: &MemoryPlan| plan.pools.slots * 5 + plan.pools.blocks;
+    assert!(pools(&beside) <= 500 && pools(&alone) > 500, "{beside:?}");
+    assert_eq!(beside.lines[0], MemoryLine { what: "held already".to_owned(), bytes: 100 * MIB });
+    held.footprint.held = 800 * MIB;
+    let error = plan_memory(&held).unwrap_err().to_string();
+    assert!(error.contains("800.00 MiB that the driver and others hold already"), "{error}");
 }
 
 #[test]
@@ -108,7 +122,7 @@ proptest! {
         max_model_len in 0usize..2000,
     ) {
         let request = MemoryRequest {
-            footprint: Footprint { weights, activations: 10, workspace: 10, kv_block, gdn_slot },
+            footprint: Footprint { weights, activations: 10, workspace: 10, held: 0, kv_block, gdn_slot },
             usable_bytes,
             utilization,
             kv_cache_memory_bytes: bytes,
