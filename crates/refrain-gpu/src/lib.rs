@@ -6,12 +6,12 @@
 pub mod check;
 mod kernel;
 pub mod kernels;
-mod loader;
+pub mod loader;
 mod sources;
 mod step_block;
 mod target;
 
 pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, dtype_define};
-pub use loader::{Kernels, LoadedKernel, kernel_source};
+pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_source};
 pub use step_block::{StepCounts, StepLayout, StepPointers};
 pub use target::Target;

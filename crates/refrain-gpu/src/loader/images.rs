@@ -1,0 +1,189 @@
+//! Where the code of a kernel comes from: packs, then the disk cache, then the compiler.
+
+use super::cache::{CacheError, Cached, KernelCache};
+use super::pack::Pack;
+use super::{CompileUnit, KernelOptions, image_key, source_key};
+use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime};
+use std::sync::Mutex;
+
+/// Where a kernel's code was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In a pack.
+    Pack,
+    /// In the disk cache.
+    Cache,
+    /// Nowhere: it was compiled.
+    Compiler,
+}
+
+pub(super) struct Images {
+    packs: Vec<Pack>,
+    cache: Option<KernelCache>,
+    /// Where packs were looked for, for the error that says that there is none.
+    looked_for: Vec<String>,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Images {
+    pub(super) fn new(arch: &str, options: &KernelOptions) -> Images {
+        let mut images = Images { packs: Vec::new(), cache: None, looked_for: Vec::new(), notes: Mutex::default() };
+        for arch in compatible_architectures(arch) {
+            for folder in &options.pack_dirs {
+                images.looked_for.push(folder.join(Pack::file_name(&arch)).display().to_string());
+                match Pack::open(folder, &arch) {
+                    Ok(pack) => images.packs.extend(pack),
+                    Err(error) => images.note(format!("a pack of kernels is not used: {error}")),
+                }
+            }
+        }
+        if let Some(folder) = &options.cache_dir {
+            match KernelCache::open(folder, options.cache_bytes) {
+                Ok(cache) => images.cache = Some(cache),
+                Err(error) => images.note_unused_cache(&error),
+            }
+        }
+        images
+    }
+
+    fn note_unused_cache(&self, error: &CacheError) {
+        self.note(format!("compiled kernels are not kept on disk: {error}"));
+    }
+
+    /// Says something that the user should know, once.
+    fn note(&self, what: String) {
+        let mut notes = self.notes.lock().expect("no panic while it is held");
+        if !notes.contains(&what) {
+            tracing::warn!("{what}");
+            notes.push(what);
+        }
+    }
+
+    /// What was noted since the last call.
+    pub(super) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().expect("no panic while it is held"))
+    }
+
+    /// Loads the code of a unit from the first place that has it.
+    pub(super) fn load(&self, runtime: &dyn Runtime, unit: &CompileUnit) -> Result<(ModuleId, Origin), DeviceError> {
+        let source = unit.source();
+        let key = source_key(&source);
+        for pack in &self.packs {
+            match pack.image(&key) {
+                Ok(None) => {}
+                Ok(Some(image)) => match self.load_stored(runtime, &image, unit, &pack.path().display().to_string())? {
+                    Some(module) => return Ok((module, Origin::Pack)),
+                    None => continue,
+                },
+                Err(error) => self.note(format!("{unit} is not taken from a pack: {error}")),
+            }
+        }
+        let info = runtime.info();
+        let compiler = runtime.compiler().map_err(|error| self.no_code(unit, &info.arch, &error))?;
+        let key = image_key(key, &compiler.describe(), &info.arch, &info.driver);
+        if let Some(cache) = &self.cache {
+            match cache.get(&key) {
+                Cached::Found(compiled) => {
+                    let place = format!("the cache {}", cache.folder().display());
+                    match self.load_stored(runtime, &compiled.image, unit, &place)? {
+                        Some(module) => return Ok((module, Origin::Cache)),
+                        None => cache.remove(&key),
+                    }
+                }
+                Cached::Missing => {}
+                Cached::Damaged(why) => {
+                    self.note(format!("{unit} is compiled again, because its cached code was damaged: {why}"));
+                }
+            }
+        }
+        let compiled = compile(compiler, unit, &info.arch)?;
+        let module = runtime.load_module(&compiled.image)?;
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.put(&key, &compiled)
+        {
+            // The same for every kernel, so it is noted once.
+            self.note_unused_cache(&CacheError::Io { path: cache.folder().to_owned(), source: error });
+        }
+        Ok((module, Origin::Compiler))
+    }
+
+    /// Loads an image that was made earlier. `None` when the driver does not take it: then another one may do.
+    fn load_stored(
+        &self,
+        runtime: &dyn Runtime,
+        image: &[u8],
+        unit: &CompileUnit,
+        place: &str,
+    ) -> Result<Option<ModuleId>, DeviceError> {
+        match runtime.load_module(image) {
+            Ok(module) => Ok(Some(module)),
+            Err(error @ DeviceError::Driver { .. }) => {
+                self.note(format!("the code of {unit} in {place} can't be loaded: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// There is neither a compiler nor a pack with this kernel.
+    fn no_code(&self, unit: &CompileUnit, arch: &str, compiler: &DeviceError) -> DeviceError {
+        let packs = match (self.packs.as_slice(), self.looked_for.as_slice()) {
+            ([], []) => "no folder with packs of compiled kernels is given".to_owned(),
+            ([], looked_for) => format!("there is no pack of compiled kernels ({})", looked_for.join(", ")),
+            (packs, _) => {
+                let pack = |pack: &Pack| {
+                    format!("{} has {} kernels by {}", pack.path().display(), pack.len(), pack.compiler())
+                };
+                let packs: Vec<String> = packs.iter().map(pack).collect();
+                format!("no pack has it, so they are of another version or for other models ({})", packs.join(", "))
+            }
+        };
+        let why = format!(
+            "there is no compiler ({compiler}), and {packs}; install the compiler, or get a pack of this version: \
+             `cargo xtask kernels --arch {arch}` makes it on a machine with a compiler"
+        );
+        DeviceError::NoCode { kernel: unit.to_string(), arch: arch.to_owned(), why }
+    }
+}
+
+/// Compiles a unit; an error names its constants.
+///
+/// # Errors
+/// [`DeviceError::Compile`].
+pub fn compile(compiler: &dyn Compiler, unit: &CompileUnit, arch: &str) -> Result<CompiledKernel, DeviceError> {
+    compiler.compile(&unit.source(), arch).map_err(|error| match error {
+        DeviceError::Compile { arch, compiler, log, .. } => {
+            DeviceError::Compile { kernel: unit.to_string(), arch, compiler, log }
+        }
+        other => other,
+    })
+}
+
+/// The architectures whose code runs on `arch`, itself first. Code for `sm_80` runs on `sm_86`, too: the same first
+/// number and a second one that is not higher (CUDA C++ Programming Guide, binary compatibility). Code with a letter
+/// (`sm_90a`) runs on that very architecture only, as does AMD's.
+fn compatible_architectures(arch: &str) -> Vec<String> {
+    let mut found = vec![arch.to_owned()];
+    let number = arch.strip_prefix("sm_").map(|number| number.trim_end_matches(char::is_alphabetic));
+    if let Some(number) = number.and_then(|number| number.parse::<u32>().ok()) {
+        let plain = (number / 10 * 10..=number).rev().map(|number| format!("sm_{number}"));
+        found.extend(plain.filter(|plain| plain != arch));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compatible_architectures;
+
+    #[test]
+    fn older_code_of_the_same_generation_runs() {
+        assert_eq!(compatible_architectures("sm_86")[..3], ["sm_86", "sm_85", "sm_84"]);
+        assert_eq!(compatible_architectures("sm_86").last().unwrap(), "sm_80");
+        assert_eq!(compatible_architectures("sm_90a"), ["sm_90a", "sm_90"]);
+        assert_eq!(compatible_architectures("sm_103a")[..2], ["sm_103a", "sm_103"]);
+        assert_eq!(compatible_architectures("sm_103a").last().unwrap(), "sm_100");
+        assert_eq!(compatible_architectures("gfx906"), ["gfx906"]);
+        assert_eq!(compatible_architectures("sim32"), ["sim32"]);
+    }
+}
