@@ -150,13 +150,13 @@ template <int W> KX_DEV f32 kx_group_sum(f32 v) { return KxWave<W / 2>::sum(v); 
 template <int W> KX_DEV f32 kx_group_max(f32 v) { return KxWave<W / 2>::max(v); }
 
 // The sum over a block of THREADS threads; `room` is shared, THREADS / KX_WAVE floats. Every thread gets it.
-template <int THREADS> KX_DEV f32 kx_block_sum(f32 v, f32* room) {
+template <int BlockThreads> KX_DEV f32 kx_block_sum(f32 v, f32* room) {
     v = kx_wave_sum(v);
     kx_sync();
     if (kx_tid() % KX_WAVE == 0) room[kx_tid() / KX_WAVE] = v;
     kx_sync();
     f32 total = 0.0f;
     KX_UNROLL
-    for (int i = 0; i < THREADS / KX_WAVE; i++) total += room[i];
+    for (int i = 0; i < BlockThreads / KX_WAVE; i++) total += room[i];
     return total;
 }
