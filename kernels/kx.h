@@ -77,6 +77,13 @@ KX_DEV u16 kx_bf16_bits(f32 value) {
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (u16)(bits >> 16 | 0x40u);
     return (u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
+// Two neighbouring elements in one word, the first in the low half; kx_f16_pair_finite gives 65504 for what is larger.
+#ifndef KX_PAIRS
+KX_DEV u32 kx_bf16_pair(f32 low, f32 high) { return kx_bf16_bits(low) | (u32)kx_bf16_bits(high) << 16; }
+KX_DEV u32 kx_f16_pair(f32 low, f32 high) { return kx_f32_to_f16(low) | (u32)kx_f32_to_f16(high) << 16; }
+KX_DEV f32 kx_f16_range(f32 value) { return value > 65504.0f ? 65504.0f : value < -65504.0f ? -65504.0f : value; }
+KX_DEV u32 kx_f16_pair_finite(f32 low, f32 high) { return kx_f16_pair(kx_f16_range(low), kx_f16_range(high)); }
+#endif
 KX_DEV void kx_store(f32* to, f32 value) { *to = value; }
 KX_DEV void kx_store(bf16* to, f32 value) { to->bits = kx_bf16_bits(value); }
 KX_DEV void kx_store(f16* to, f32 value) { to->bits = kx_f32_to_f16(value); }
@@ -113,13 +120,13 @@ KX_DEV void kx_load8(f32 out[8], const f32* from) {
 KX_DEV void kx_store8(bf16* to, const f32 in[8]) {
     u32 w[4];
     KX_UNROLL
-    for (int i = 0; i < 4; i++) w[i] = kx_bf16_bits(in[2 * i]) | (u32)kx_bf16_bits(in[2 * i + 1]) << 16;
+    for (int i = 0; i < 4; i++) w[i] = kx_bf16_pair(in[2 * i], in[2 * i + 1]);
     *(u32x4*)to = u32x4{w[0], w[1], w[2], w[3]};
 }
 KX_DEV void kx_store8(f16* to, const f32 in[8]) {
     u32 w[4];
     KX_UNROLL
-    for (int i = 0; i < 4; i++) w[i] = kx_f32_to_f16(in[2 * i]) | (u32)kx_f32_to_f16(in[2 * i + 1]) << 16;
+    for (int i = 0; i < 4; i++) w[i] = kx_f16_pair(in[2 * i], in[2 * i + 1]);
     *(u32x4*)to = u32x4{w[0], w[1], w[2], w[3]};
 }
 KX_DEV void kx_store8(f32* to, const f32 in[8]) {

@@ -63,6 +63,25 @@ KX_DEV u16 kx_f32_to_f16(f32 value) {
     return bits;
 }
 
+#if KX_MMA
+#define KX_PAIRS 1
+KX_DEV u32 kx_bf16_pair(f32 low, f32 high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+KX_DEV u32 kx_f16_pair(f32 low, f32 high) {
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+KX_DEV u32 kx_f16_pair_finite(f32 low, f32 high) {
+    u32 pair;
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+#endif
+
 KX_DEV u32 kx_atomic_add(u32* at, u32 value) { return atomicAdd(at, value); }
 KX_DEV u32 kx_atomic_max(u32* at, u32 value) { return atomicMax(at, value); }
 
