@@ -425,7 +425,7 @@ fn by_rows(pool: &mut Pool, rows: usize, width: usize, work: &(dyn Fn(Range<usiz
 }
 
 /// What the system calls the processor.
-fn processor_name() -> String {
+pub fn processor_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name =
         text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));

@@ -16,7 +16,7 @@ mod pool;
 mod simd;
 mod threads;
 
-pub use backend::{CpuBackend, CpuOptions};
+pub use backend::{CpuBackend, CpuOptions, processor_name};
 pub use isa::Isa;
 pub use layout::footprint;
 pub use memory::{UsableMemory, usable_memory};

@@ -1,88 +1,46 @@
 //! The backend against Hugging Face transformers: see `docs/goldens.md`.
 
-mod common;
+use refrain_cpu::{CpuBackend, CpuOptions, Isa, Precision};
+use refrain_program::{BuildOptions, Dtype};
+use refrain_testkit::{Difference, Golden, Invariance, Part, Prepared, Runner, bits, check_all_ways, checkpoint};
+use std::path::Path;
 
-use common::{Part, Runner, Settings, bits};
-use refrain_cpu::Isa;
-use refrain_testkit::{Difference, Golden, checkpoint};
-
-/// Where prompts are cut in pieces of odd sizes, up to 1500 tokens.
-fn odd_cuts() -> Vec<usize> {
-    let sizes = [1, 37, 27, 5, 130, 63, 65, 201, 3, 64];
-    let ends = sizes.iter().cycle().scan(0, |end, size| {
-        *end += size;
-        Some(*end)
-    });
-    ends.take_while(|&end| end < 1500).collect()
+/// How a checkpoint is to be run.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    precision: Precision,
+    isa: Option<Isa>,
+    threads: usize,
 }
 
-/// Runs every prompt of the golden in one piece, in pieces, and token by token, and checks each way.
+impl Settings {
+    fn f32() -> Self {
+        Self { precision: Precision::F32, isa: None, threads: 1 }
+    }
+
+    fn bf16() -> Self {
+        Self { precision: Precision::Bf16, ..Self::f32() }
+    }
+}
+
+fn load(folder: &Path, max_tokens: usize, settings: Settings) -> Runner {
+    let Prepared { checkpoint, program, limits, pools } = Prepared::open(folder, max_tokens, |stored| {
+        let (weights, kv_cache) = match settings.precision {
+            Precision::F32 => (stored, Dtype::F32),
+            Precision::Bf16 => (Dtype::Bf16, Dtype::Bf16),
+        };
+        BuildOptions { weights, activations: Dtype::F32, kv_cache }
+    });
+    let cpu = CpuOptions { threads: settings.threads, precision: settings.precision, isa: settings.isa };
+    let backend = CpuBackend::load(&program, &checkpoint, limits, pools, &cpu).unwrap();
+    Runner::new(Box::new(backend), program.vocab_size)
+}
+
+/// Checks every way to run the prompts of a golden.
 fn check(golden: &Golden, settings: Settings, gate: fn(&Difference) -> Result<(), String>) {
     let Some(folder) = checkpoint(golden) else { return };
-    let mut runner = Runner::load(&folder, 2048, settings);
-    let [mut whole, mut odd, mut token_by_token] = [(); 3].map(|()| Difference::default());
-    let mut one_piece = Vec::new();
-    for (sequence, prompt) in golden.prompts.iter().enumerate() {
-        let compare = |difference: &mut Difference, rows: &[Vec<f32>]| {
-            assert_eq!(rows.len(), prompt.positions.len());
-            for (row, (tokens, logprobs)) in rows.iter().zip(prompt.tokens.iter().zip(&prompt.logprobs)) {
-                difference.add(row, tokens, logprobs);
-            }
-        };
-        let rows = runner.prefill(sequence, &prompt.ids, &[], &prompt.positions);
-        compare(&mut whole, &rows);
-        compare(&mut odd, &runner.prefill(sequence, &prompt.ids, &odd_cuts(), &prompt.positions));
-        let aligned = [64, 192, 256, 512, 1024, 1472];
-        let cut = runner.prefill(sequence, &prompt.ids, &aligned, &prompt.positions);
-        assert!(bits(&cut) == bits(&rows), "{} tokens: cuts at multiples of 64 changed the result", prompt.ids.len());
-        one_piece.push(rows);
-    }
-    all_at_once(&mut runner, golden, &one_piece);
-
-    // The recurrence, all prompts side by side: the batch shrinks as the short ones end.
-    let longest = golden.prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap();
-    for position in 0..longest {
-        let prompts = golden.prompts.iter().enumerate().filter(|(_, prompt)| position < prompt.ids.len());
-        let parts: Vec<Part<'_>> = prompts
-            .map(|(sequence, prompt)| Part {
-                sequence,
-                ids: &prompt.ids,
-                positions: position..position + 1,
-                scan: false,
-                wanted: &prompt.positions,
-            })
-            .collect();
-        runner.step(&parts, |index, position, logits| {
-            let prompt = &golden.prompts[parts[index].sequence];
-            let row = prompt.positions.binary_search(&position).unwrap();
-            token_by_token.add(logits, &prompt.tokens[row], &prompt.logprobs[row]);
-        });
-    }
-    for (way, difference) in [("one piece", whole), ("odd pieces", odd), ("token by token", token_by_token)] {
-        println!("{} {way}: {difference}", golden.name);
-        gate(&difference).unwrap_or_else(|error| panic!("{} {settings:?}, {way}: {error}", golden.name));
-    }
-}
-
-/// All prompts in one step give the very bits that each gave alone.
-fn all_at_once(runner: &mut Runner, golden: &Golden, alone: &[Vec<Vec<f32>>]) {
-    let parts: Vec<Part<'_>> = golden
-        .prompts
-        .iter()
-        .enumerate()
-        .map(|(sequence, prompt)| Part {
-            sequence,
-            ids: &prompt.ids,
-            positions: 0..prompt.ids.len(),
-            scan: true,
-            wanted: &prompt.positions,
-        })
-        .collect();
-    let mut together: Vec<Vec<Vec<f32>>> = vec![Vec::new(); parts.len()];
-    runner.step(&parts, |index, _, logits| together[index].push(logits.to_vec()));
-    for (index, (together, alone)) in together.iter().zip(alone).enumerate() {
-        assert!(bits(together) == bits(alone), "prompt {index} gives something else in a batch");
-    }
+    println!("{settings:?}");
+    check_all_ways(golden, &mut load(&folder, 2048, settings), gate, Invariance::Exact);
 }
 
 fn in_f32(name: &str) {
@@ -181,7 +139,7 @@ fn threads_do_not_change_a_bit() {
     let prompt = golden.prompts.last().unwrap();
     for settings in [Settings::f32(), Settings::bf16()] {
         let logits = [1, 2, 3].map(|threads| {
-            let mut runner = Runner::load(&folder, 2048, Settings { threads, ..settings });
+            let mut runner = load(&folder, 2048, Settings { threads, ..settings });
             let prefill = runner.prefill(0, &prompt.ids, &[], &prompt.positions);
             let mut decode = Vec::new();
             for position in 0..200 {

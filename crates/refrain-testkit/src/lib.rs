@@ -5,18 +5,22 @@
 mod checkpoint;
 mod debian;
 mod difference;
+mod drive;
 mod evals;
 mod golden;
 mod nvrtc;
 mod python;
+mod ways;
 
 pub use checkpoint::{checkpoint, random_checkpoint};
 pub use debian::{clang19, debian_libraries, debian_packages, llvm19};
 pub use difference::Difference;
+pub use drive::{MAX_SEQUENCES, Part, Prepared, Runner, bits};
 pub use evals::{Eval, tinytales_evals};
 pub use golden::{Golden, GoldenPrompt, TOP};
 pub use nvrtc::nvrtc_dir;
 pub use python::python;
+pub use ways::{Invariance, check_all_ways};
 
 use std::fs::File;
 use std::io::Write;

@@ -18,7 +18,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("refrain-engine", &["refrain-program", "refrain-device"]),
     ("refrain-server", &["refrain-engine", "refrain-model"]),
     ("refrain-bench", &["refrain-engine", "refrain-server"]),
-    ("refrain-testkit", &[]),
+    ("refrain-testkit", &["refrain-model", "refrain-program", "refrain-device"]),
     (
         "refrain",
         &[

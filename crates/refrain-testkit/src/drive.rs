@@ -1,30 +1,42 @@
-//! Drives the backend directly, step by step, as the engine's scheduler would.
-#![allow(dead_code)] // each test binary uses its part
+//! Drives a backend directly, step by step, as the engine's scheduler would.
 
-use refrain_cpu::{CpuBackend, CpuOptions, Isa, Precision};
 use refrain_device::{BLOCK_TOKENS, Backend, PoolSizes, Segment, Step, StepLimits};
-use refrain_model::{Checkpoint, Dtype, ModelConfig};
-use refrain_program::{BuildOptions, Program};
+use refrain_model::{Checkpoint, ModelConfig};
+use refrain_program::{BuildOptions, Dtype, Program};
 use std::path::Path;
 
 /// Sequences that may be in a step.
 pub const MAX_SEQUENCES: usize = 8;
 
-/// How a checkpoint is to be run.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub precision: Precision,
-    pub isa: Option<Isa>,
-    pub threads: usize,
+/// Tokens of a sequence: more than the longest golden prompt.
+const MAX_MODEL_LEN: usize = 1536;
+
+const BLOCKS_EACH: usize = MAX_MODEL_LEN.div_ceil(BLOCK_TOKENS);
+
+/// A checkpoint with its program, ready for any backend.
+pub struct Prepared {
+    /// The weights.
+    pub checkpoint: Checkpoint,
+    /// The program.
+    pub program: Program,
+    /// Limits of the steps that [`Runner`] makes.
+    pub limits: StepLimits,
+    /// Pools for them.
+    pub pools: PoolSizes,
 }
 
-impl Settings {
-    pub fn f32() -> Self {
-        Self { precision: Precision::F32, isa: None, threads: 1 }
-    }
-
-    pub fn bf16() -> Self {
-        Self { precision: Precision::Bf16, ..Self::f32() }
+impl Prepared {
+    /// Opens a checkpoint. `types` are made from the type in which its matrices are stored.
+    pub fn open(folder: &Path, max_tokens: usize, types: impl FnOnce(Dtype) -> BuildOptions) -> Prepared {
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let config = ModelConfig::from_json(&text).unwrap();
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        checkpoint.validate(&config).unwrap();
+        let program = Program::build(&config, &types(checkpoint.widest_matrix_dtype())).unwrap();
+        let limits =
+            StepLimits { max_tokens, max_segments: MAX_SEQUENCES, max_logit_rows: 320, max_model_len: MAX_MODEL_LEN };
+        let pools = PoolSizes { blocks: BLOCKS_EACH * MAX_SEQUENCES, slots: MAX_SEQUENCES };
+        Prepared { checkpoint, program, limits, pools }
     }
 }
 
@@ -44,30 +56,14 @@ pub struct Part<'a> {
 
 /// A loaded model and the places of its sequences.
 pub struct Runner {
-    backend: CpuBackend,
+    backend: Box<dyn Backend>,
     vocab_size: usize,
-    blocks_each: usize,
 }
 
 impl Runner {
-    pub fn load(folder: &Path, max_tokens: usize, settings: Settings) -> Self {
-        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
-        let config = ModelConfig::from_json(&text).unwrap();
-        let checkpoint = Checkpoint::open(folder).unwrap();
-        checkpoint.validate(&config).unwrap();
-        let (weights, kv_cache) = match settings.precision {
-            Precision::F32 => (checkpoint.widest_matrix_dtype(), Dtype::F32),
-            Precision::Bf16 => (Dtype::Bf16, Dtype::Bf16),
-        };
-        let options = BuildOptions { weights, activations: Dtype::F32, kv_cache };
-        let program = Program::build(&config, &options).unwrap();
-        let max_model_len = 1536;
-        let limits = StepLimits { max_tokens, max_segments: MAX_SEQUENCES, max_logit_rows: 320, max_model_len };
-        let blocks_each = max_model_len.div_ceil(BLOCK_TOKENS);
-        let pools = PoolSizes { blocks: blocks_each * MAX_SEQUENCES, slots: MAX_SEQUENCES };
-        let cpu = CpuOptions { threads: settings.threads, precision: settings.precision, isa: settings.isa };
-        let backend = CpuBackend::load(&program, &checkpoint, limits, pools, &cpu).unwrap();
-        Self { backend, vocab_size: config.vocab_size, blocks_each }
+    /// Drives a backend that was loaded with the limits and pools of [`Prepared`].
+    pub fn new(backend: Box<dyn Backend>, vocab_size: usize) -> Runner {
+        Runner { backend, vocab_size }
     }
 
     /// Runs one step of several sequences. Gives the logits of each wanted position: (index of the part, position,
@@ -81,7 +77,7 @@ impl Runner {
             step.tokens.extend_from_slice(&part.ids[part.positions.clone()]);
             let first_block = step.block_table.len();
             // Blocks of a sequence lie apart and backwards in the pool, so that a wrong address is a wrong result.
-            let blocks = (0..self.blocks_each).rev().map(|block| (block * MAX_SEQUENCES + part.sequence) as u32);
+            let blocks = (0..BLOCKS_EACH).rev().map(|block| (block * MAX_SEQUENCES + part.sequence) as u32);
             step.block_table.extend(blocks.take(part.positions.end.div_ceil(BLOCK_TOKENS)));
             step.segments.push(Segment {
                 row: row as u32,
