@@ -1,0 +1,361 @@
+//! One worker runs the blocks of a grid, one after another. Here: what it keeps, and what happens around a block;
+//! `block.rs` says who runs when within one.
+
+use crate::Order;
+use crate::abi::{Kernel, State};
+use crate::collectives::Copies;
+use crate::fault::{self, Fault};
+use crate::fibre::{Stacks, Suspended};
+use crate::memory::{Mapping, poison};
+use crate::module::Loaded;
+use refrain_device::DeviceError;
+
+/// The most threads of a block, and the most waves they make.
+pub(crate) const MOST_THREADS: usize = 1024;
+pub(crate) const MOST_WAVES: usize = MOST_THREADS / 32;
+
+/// A thread of the running block, by its turn: `turn = wave's turn * wave + lane's turn`.
+#[derive(Clone, Copy)]
+pub(crate) struct Thread {
+    /// Where it goes on, once it has waited.
+    pub suspended: Suspended,
+    pub stack: u32,
+    pub tid: u32,
+}
+
+/// A wave of the running block, by its turn. Sets of lanes are bits by the lanes' turns, values lie by lane.
+pub(crate) struct Wave {
+    pub all: u64,
+    pub runnable: u64,
+    pub started: u64,
+    pub finished: u64,
+    /// Lanes that have reached the operation of the wave, and which one the first of them reached.
+    pub arrived: u64,
+    pub operation: Operation,
+    /// The values of a shuffle; two rooms, for the first lanes may write the next values while the last ones still read.
+    pub exchange: [[u32; 64]; 2],
+    pub room: usize,
+    /// What each lane hands to an operation that the last one carries out for all.
+    pub operands: [[*mut u32; 3]; 64],
+}
+
+/// What lanes of a wave do together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Sync,
+    Shuffle,
+    MmaBf16,
+    MmaF16,
+    /// How many matrices, and whether transposed.
+    LoadMatrix(u32, bool),
+}
+
+/// Why a block was given up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Failure {
+    /// Nobody can run: some wait for threads that will never come.
+    Stuck,
+    /// Lanes of one wave wait in two operations.
+    Mixed { first: Operation, second: Operation },
+    /// An address that the operation doesn't take.
+    Address { operation: &'static str, why: &'static str, address: usize },
+    /// The processor refused an access.
+    Fault(Fault),
+    /// A thread has more local variables than a fibre's stack holds.
+    StackOverflow,
+    /// No memory for another stack.
+    NoStack,
+}
+
+/// Everything about the block that runs. The fibres reach it through the image's state, by a raw pointer: while a block
+/// runs nobody holds a reference to it.
+pub(crate) struct Worker {
+    pub state: *mut State,
+    pub kernel: Kernel,
+    pub arguments: *const u8,
+    /// The launching thread, while fibres run.
+    pub main: Suspended,
+    pub turn: usize,
+    pub wave_turn: usize,
+    /// Waves in which somebody can run, by turn.
+    pub ready_waves: u64,
+    pub at_barrier: u32,
+    pub finished: u32,
+    pub threads: u32,
+    pub width: u32,
+    pub switches: u64,
+    pub failure: Option<Failure>,
+    pub stacks: Stacks,
+    pub slots: Box<[Thread; MOST_THREADS]>,
+    pub waves: Box<[Wave]>,
+    pub copies: Box<[Copies]>,
+    pub copies_used: bool,
+    /// Shared memory of the image, and the dynamic one: from, to.
+    pub shared: [(usize, usize); 2],
+    pub wide_registers: bool,
+    dynamic: Option<Mapping>,
+    order: Order,
+}
+
+// SAFETY: its pointers are into memory that it owns or, while a launch runs, borrows; nothing is tied to a thread.
+unsafe impl Send for Worker {}
+
+/// A grid to run.
+pub(crate) struct Grid<'a> {
+    pub image: &'a Loaded,
+    pub kernel: Kernel,
+    pub blocks: [u32; 3],
+    pub shared_bytes: u32,
+    pub arguments: &'a [u64],
+}
+
+/// The block that failed, and why.
+pub(crate) struct FailedBlock {
+    pub block: [u32; 3],
+    pub tid: u32,
+    pub failure: Failure,
+    /// Where the threads of the block were, in words.
+    pub whereabouts: String,
+}
+
+impl Worker {
+    pub(crate) fn new(width: u32, order: Order) -> Worker {
+        let thread = Thread { suspended: std::ptr::null_mut(), stack: 0, tid: 0 };
+        let wave = || Wave {
+            all: 0,
+            runnable: 0,
+            started: 0,
+            finished: 0,
+            arrived: 0,
+            operation: Operation::Sync,
+            exchange: [[0; 64]; 2],
+            room: 0,
+            operands: [[std::ptr::null_mut(); 3]; 64],
+        };
+        unsafe extern "C" fn nothing(_: *const u8) {}
+        Worker {
+            state: std::ptr::null_mut(),
+            kernel: Kernel { arguments: 0, threads: 0, run: nothing },
+            arguments: std::ptr::null(),
+            main: std::ptr::null_mut(),
+            turn: 0,
+            wave_turn: 0,
+            ready_waves: 0,
+            at_barrier: 0,
+            finished: 0,
+            threads: 0,
+            width,
+            switches: 0,
+            failure: None,
+            stacks: Stacks::new(),
+            slots: Box::new([thread; MOST_THREADS]),
+            waves: (0..MOST_WAVES).map(|_| wave()).collect(),
+            copies: (0..MOST_THREADS).map(|_| Copies::default()).collect(),
+            copies_used: false,
+            shared: [(0, 0); 2],
+            wide_registers: crate::collectives::wide_registers(),
+            dynamic: None,
+            order,
+        }
+    }
+
+    /// Runs all blocks of a grid.
+    ///
+    /// # Errors
+    /// Outside: memory for stacks. Inside: the first block that failed; those after it did not run.
+    ///
+    /// # Safety
+    /// The arguments are what the kernel takes, with addresses that are valid.
+    pub(crate) unsafe fn run(&mut self, grid: &Grid<'_>) -> Result<Result<(), FailedBlock>, DeviceError> {
+        fault::install();
+        fault::alternate_stack()?;
+        self.stacks.reserve()?;
+        let dynamic = self.dynamic_shared(grid.shared_bytes as usize)?;
+        self.state = grid.image.state();
+        self.kernel = grid.kernel;
+        self.arguments = grid.arguments.as_ptr().cast();
+        self.threads = grid.kernel.threads;
+        self.failure = None;
+        let fixed = grid.image.shared();
+        self.shared = [address_range(fixed), address_range(dynamic)];
+        // SAFETY: the image is loaded, and nobody else runs it: the device is locked.
+        unsafe {
+            (*self.state).blocks = grid.blocks;
+            (*self.state).dynamic_shared = dynamic.0;
+            (*self.state).worker = (&raw mut *self).cast();
+        }
+        self.take_turns(0);
+        let blocks = u64::from(grid.blocks[0]) * u64::from(grid.blocks[1]) * u64::from(grid.blocks[2]);
+        let walk = Walk::new(self.order, blocks);
+        for step in 0..blocks {
+            let index = walk.at(step);
+            let block = unpack(index, grid.blocks);
+            if let Order::Shuffled(_) = self.order {
+                self.take_turns(index);
+            }
+            // SAFETY: both are ranges of memory that belong to this worker while it runs.
+            unsafe {
+                poison(fixed.0, fixed.1);
+                poison(dynamic.0, dynamic.1);
+                (*self.state).block = block;
+                self.run_block();
+            }
+            if let Some(mut failure) = self.failure.take() {
+                if matches!(&failure, Failure::Fault(fault) if self.stacks.overflowed(fault.address)) {
+                    failure = Failure::StackOverflow;
+                }
+                // SAFETY: as above.
+                let tid = unsafe { (*self.state).tid };
+                let whereabouts = self.whereabouts();
+                return Ok(Err(FailedBlock { block, tid, failure, whereabouts }));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// The dynamic shared memory of a launch: it ends where nobody can write.
+    fn dynamic_shared(&mut self, bytes: usize) -> Result<(*mut u8, usize), DeviceError> {
+        let bytes = bytes.next_multiple_of(128);
+        if self.dynamic.as_ref().is_none_or(|mapping| mapping.bytes() < bytes) {
+            self.dynamic = Some(Mapping::new(bytes, "shared memory of a simulated block")?);
+        }
+        let mapping = self.dynamic.as_ref().expect("made above");
+        Ok((mapping.end().wrapping_sub(bytes), bytes))
+    }
+
+    /// Fills in which thread has which turn.
+    fn take_turns(&mut self, block: u64) {
+        let width = self.width as usize;
+        let waves = (self.threads as usize).div_ceil(width);
+        let mut random = match self.order {
+            Order::Shuffled(seed) => Random(seed ^ block.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            _ => Random(0),
+        };
+        let wave_order = turns(self.order, waves, &mut random);
+        for (wave_turn, &wave) in wave_order.iter().take(waves).enumerate() {
+            let lanes = (self.threads as usize - wave as usize * width).min(width);
+            let lane_order = turns(self.order, lanes, &mut random);
+            for (turn, &lane) in lane_order.iter().take(lanes).enumerate() {
+                self.slots[wave_turn * width + turn].tid = u32::from(wave) * self.width + u32::from(lane);
+            }
+            let state = &mut self.waves[wave_turn];
+            state.all = u64::MAX >> (64 - lanes);
+            // Lanes that don't exist give poison.
+            state.exchange = [[crate::POISON * 0x1_0001; 64]; 2];
+        }
+    }
+}
+
+fn address_range(range: (*mut u8, usize)) -> (usize, usize) {
+    (range.0.addr(), range.0.addr() + range.1)
+}
+
+/// The order of up to 64 waves or lanes.
+fn turns(order: Order, count: usize, random: &mut Random) -> [u8; 64] {
+    let mut turns = [0; 64];
+    for (turn, place) in turns.iter_mut().take(count).enumerate() {
+        *place = if order == Order::Reverse { count - 1 - turn } else { turn } as u8;
+    }
+    if let Order::Shuffled(_) = order {
+        for last in (1..count).rev() {
+            turns.swap(last, random.below(last as u64 + 1) as usize);
+        }
+    }
+    turns
+}
+
+/// The order of the blocks of a grid, without a list of them.
+struct Walk {
+    blocks: u64,
+    stride: u64,
+    start: u64,
+}
+
+impl Walk {
+    fn new(order: Order, blocks: u64) -> Walk {
+        match order {
+            Order::Forward => Walk { blocks, stride: 1, start: 0 },
+            Order::Reverse => Walk { blocks, stride: blocks - 1, start: blocks - 1 },
+            Order::Shuffled(seed) => {
+                let mut random = Random(seed);
+                let (mut stride, start) = (1 + random.below(blocks), random.below(blocks));
+                while greatest_common_divisor(stride, blocks) != 1 {
+                    stride += 1;
+                }
+                Walk { blocks, stride, start }
+            }
+        }
+    }
+
+    /// Every index below `blocks` once, as `step` goes from 0 to `blocks`: the stride shares no divisor with it.
+    fn at(&self, step: u64) -> u64 {
+        ((u128::from(step) * u128::from(self.stride) + u128::from(self.start)) % u128::from(self.blocks)) as u64
+    }
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+fn unpack(index: u64, blocks: [u32; 3]) -> [u32; 3] {
+    let (x, y) = (u64::from(blocks[0]), u64::from(blocks[1]));
+    [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32]
+}
+
+/// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_has_one_turn_in_every_order() {
+        for order in [Order::Forward, Order::Reverse, Order::Shuffled(7), Order::Shuffled(8)] {
+            for blocks in [1, 2, 3, 12, 97, 360] {
+                let walk = Walk::new(order, blocks);
+                let mut seen: Vec<u64> = (0..blocks).map(|step| walk.at(step)).collect();
+                if order == Order::Reverse {
+                    assert_eq!(seen[0], blocks - 1);
+                }
+                seen.sort_unstable();
+                assert!(seen.iter().copied().eq(0..blocks), "{order:?} of {blocks}: {seen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_thread_has_one_turn_and_partial_waves_are_partial() {
+        for order in [Order::Forward, Order::Reverse, Order::Shuffled(3)] {
+            for (width, threads) in [(32, 32), (32, 100), (64, 100), (64, 1024), (32, 1024), (64, 7)] {
+                let mut worker = Worker::new(width, order);
+                worker.threads = threads;
+                worker.take_turns(5);
+                let mut seen = Vec::new();
+                for (wave_turn, wave) in worker.waves.iter().enumerate().take(threads.div_ceil(width) as usize) {
+                    let lanes = wave.all.count_ones() as usize;
+                    let from = wave_turn * width as usize;
+                    seen.extend(worker.slots[from..from + lanes].iter().map(|thread| thread.tid));
+                    let waves = seen[seen.len() - lanes..].iter().map(|tid| tid / width);
+                    assert!(waves.clone().eq(waves.clone().take(1).cycle().take(lanes)), "waves are mixed");
+                }
+                seen.sort_unstable();
+                assert!(seen.iter().copied().eq(0..threads), "{order:?} {width} {threads}");
+            }
+        }
+    }
+}
