@@ -69,6 +69,14 @@ pub enum DeviceError {
         /// What was looked for, what was found, and what to do.
         why: String,
     },
+    /// There is no compiler for the kernels of a device; code that was compiled before can still run on it.
+    #[error("no {compiler} to compile kernels with: {why}")]
+    NoCompiler {
+        /// Name of the compiler.
+        compiler: &'static str,
+        /// What was looked for, what was found, and what to do.
+        why: String,
+    },
     /// A kernel does not compile.
     #[error("{kernel} does not compile for {arch} with {compiler}:\n{log}")]
     Compile {

@@ -162,6 +162,20 @@ pub trait Gemm: Send + Sync {
     /// # Errors
     /// [`DeviceError`].
     unsafe fn run(&self, stream: StreamId, shape: &GemmShape, operands: &GemmOperands) -> Result<(), DeviceError>;
+
+    /// Measures the library's best candidates for a shape on these operands and keeps the fastest; `out` and the
+    /// scratch memory are overwritten. A library that can't choose keeps what [`Gemm::prepare`] gives. Not during a
+    /// capture.
+    ///
+    /// # Safety
+    /// As [`Gemm::run`]; nobody else uses the stream.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    unsafe fn tune(&self, stream: StreamId, shape: &GemmShape, operands: &GemmOperands) -> Result<(), DeviceError> {
+        let _ = stream;
+        self.prepare(shape, operands.workspace_bytes)
+    }
 }
 
 /// Source text of one kernel file with what it is compiled with.

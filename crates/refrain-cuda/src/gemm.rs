@@ -1,0 +1,325 @@
+//! Matrix products by cuBLASLt.
+
+mod problem;
+mod timer;
+
+use crate::bindings::cublaslt::{CublasLtTable, cublasLtHandle_t};
+use crate::context::Context;
+use crate::library::{self, CudaOptions};
+use problem::{Choice, Failed, Problem};
+use refrain_device::{DeviceError, Gemm, GemmOperands, GemmShape, StreamId};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_void};
+use std::ptr::from_ref;
+use std::sync::{Arc, PoisonError, RwLock};
+use timer::Timer;
+
+/// Algorithms that [`Gemm::tune`] tries.
+const TUNED: usize = 8;
+/// Products in one measurement, and measurements of each algorithm; the best one counts.
+const BATCH: usize = 8;
+const REPEATS: usize = 3;
+
+/// Best alignment of operands, bytes, that an algorithm is chosen for. No algorithm asks for more.
+const ALIGNMENT: u64 = 16;
+
+/// cuBLASLt for one device.
+pub(crate) struct CublasLt {
+    context: Arc<Context>,
+    table: &'static CublasLtTable,
+    handle: cublasLtHandle_t,
+    plans: RwLock<HashMap<Key, Arc<Plan>>>,
+}
+
+// SAFETY: a handle of cuBLASLt may be used from several threads at once.
+unsafe impl Send for CublasLt {}
+// SAFETY: as above.
+unsafe impl Sync for CublasLt {}
+
+/// What an algorithm is chosen for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    shape: GemmShape,
+    /// Of the least aligned operand, bytes.
+    alignment: u32,
+}
+
+/// A product with its algorithm.
+struct Plan {
+    problem: Problem,
+    choice: Choice,
+}
+
+impl CublasLt {
+    /// Finds and loads cuBLASLt; an error says what was looked for and what to do.
+    pub(crate) fn load(context: &Arc<Context>, options: &CudaOptions) -> Result<CublasLt, String> {
+        let names = library::versioned("libcublasLt.so", Some(context.driver.major()));
+        let found = library::find(&names, &library::folders(options)).map_err(|why| {
+            format!(
+                "NVIDIA's matrix products {why}; install CUDA's toolkit (or only nvidia-cublas, by pip) and put the folder \
+                 of {} on LD_LIBRARY_PATH",
+                names[0]
+            )
+        })?;
+        // SAFETY: cuBLASLt, which stays loaded: it is never dropped.
+        let table = unsafe { CublasLtTable::load(&found.library) }
+            .map_err(|symbol| format!("{} has no {symbol}: CUDA 12.0 or later is needed", found.name))?;
+        std::mem::forget(found.library);
+        // A few pointers, once for each device that is opened.
+        let table: &'static CublasLtTable = Box::leak(Box::new(table));
+        context.make_current().map_err(|error| error.to_string())?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the context is current; the handle is stored before the call returns.
+        let code = unsafe { (table.cublasLtCreate)(&raw mut handle) };
+        if code != 0 {
+            return Err(format!("cublasLtCreate gave {code} ({})", text(table, code)));
+        }
+        Ok(CublasLt { context: context.clone(), table, handle, plans: RwLock::default() })
+    }
+
+    /// The plan of a product, made at its first use.
+    fn plan(&self, key: Key, workspace_bytes: usize) -> Result<Arc<Plan>, DeviceError> {
+        if let Some(plan) = self.plans.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(plan.clone());
+        }
+        let (problem, choices) = self.choices(key, workspace_bytes, 1)?;
+        let plan = Arc::new(Plan { problem, choice: choices[0] });
+        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been quicker; all take the same plan.
+        Ok(plans.entry(key).or_insert(plan).clone())
+    }
+
+    /// A product with at least one algorithm for it.
+    fn choices(&self, key: Key, workspace_bytes: usize, most: usize) -> Result<(Problem, Vec<Choice>), DeviceError> {
+        check(&key.shape).map_err(|why| self.refused(&key.shape, why))?;
+        let failed = |failed: Failed| self.failed(&key.shape, failed);
+        let problem = Problem::new(self.table, &key.shape).map_err(failed)?;
+        let choices = problem.choices(self.handle, workspace_bytes, key.alignment, most).map_err(failed)?;
+        if choices.is_empty() {
+            let why = format!("no algorithm with {workspace_bytes} bytes of scratch memory");
+            return Err(self.refused(&key.shape, why));
+        }
+        Ok((problem, choices))
+    }
+
+    /// Enqueues a product.
+    ///
+    /// # Safety
+    /// As [`Gemm::run`].
+    unsafe fn multiply(
+        &self,
+        stream: StreamId,
+        problem: &Problem,
+        choice: &Choice,
+        operands: &GemmOperands,
+    ) -> Result<(), Failed> {
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        let out = operands.out.0 as *mut c_void;
+        // SAFETY: descriptors live in `problem`; addresses by contract; the two factors are host memory that is read
+        // before the call returns.
+        let code = unsafe {
+            (self.table.cublasLtMatmul)(
+                self.handle,
+                problem.operation,
+                from_ref(&one).cast(),
+                operands.weight.0 as *const c_void,
+                problem.weight,
+                operands.x.0 as *const c_void,
+                problem.x,
+                from_ref(&zero).cast(),
+                out,
+                problem.out,
+                out,
+                problem.out,
+                &raw const choice.algorithm,
+                operands.workspace.0 as *mut c_void,
+                operands.workspace_bytes,
+                stream.0 as *mut _,
+            )
+        };
+        if code == 0 { Ok(()) } else { Err(("cublasLtMatmul", code)) }
+    }
+
+    /// Milliseconds of a batch of products, at best; `None` when the algorithm fails.
+    ///
+    /// # Safety
+    /// As [`Gemm::run`].
+    unsafe fn measure(
+        &self,
+        stream: StreamId,
+        problem: &Problem,
+        choice: &Choice,
+        operands: &GemmOperands,
+    ) -> Result<Option<f32>, DeviceError> {
+        let timer = Timer::new(&self.context)?;
+        let mut best = None;
+        // One more, to load the code.
+        for repeat in 0..=REPEATS {
+            timer.start(stream)?;
+            for _ in 0..if repeat == 0 { 1 } else { BATCH } {
+                // SAFETY: by contract.
+                if unsafe { self.multiply(stream, problem, choice, operands) }.is_err() {
+                    return Ok(None);
+                }
+            }
+            let milliseconds = timer.stop(stream)?;
+            if repeat > 0 && best.is_none_or(|best| milliseconds < best) {
+                best = Some(milliseconds);
+            }
+        }
+        Ok(best)
+    }
+
+    #[cold]
+    fn failed(&self, shape: &GemmShape, (call, code): Failed) -> DeviceError {
+        let call = format!("{call} of {}", describe(shape));
+        DeviceError::Driver {
+            device: self.context.label.clone(),
+            call,
+            code: code.into(),
+            text: text(self.table, code),
+        }
+    }
+
+    #[cold]
+    fn refused(&self, shape: &GemmShape, why: String) -> DeviceError {
+        let call = format!("product {}", describe(shape));
+        DeviceError::Driver { device: self.context.label.clone(), call, code: 0, text: why }
+    }
+}
+
+impl Gemm for CublasLt {
+    fn describe(&self) -> String {
+        // SAFETY: a plain call.
+        let version = unsafe { (self.table.cublasLtGetVersion)() };
+        format!("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100)
+    }
+
+    fn prepare(&self, shape: &GemmShape, workspace_bytes: usize) -> Result<(), DeviceError> {
+        if shape.m == 0 || shape.n == 0 {
+            return Ok(());
+        }
+        self.context.make_current()?;
+        self.plan(Key { shape: *shape, alignment: ALIGNMENT as u32 }, workspace_bytes).map(drop)
+    }
+
+    unsafe fn run(&self, stream: StreamId, shape: &GemmShape, operands: &GemmOperands) -> Result<(), DeviceError> {
+        if shape.m == 0 || shape.n == 0 {
+            return Ok(());
+        }
+        self.context.make_current()?;
+        let plan = self.plan(Key { shape: *shape, alignment: alignment(operands) }, operands.workspace_bytes)?;
+        if plan.choice.workspace_bytes > operands.workspace_bytes {
+            let (needed, given) = (plan.choice.workspace_bytes, operands.workspace_bytes);
+            let why = format!("{given} bytes of scratch memory given, {needed} needed by the algorithm chosen before");
+            return Err(self.refused(shape, why));
+        }
+        // SAFETY: by contract.
+        unsafe { self.multiply(stream, &plan.problem, &plan.choice, operands) }
+            .map_err(|failed| self.failed(shape, failed))
+    }
+
+    unsafe fn tune(&self, stream: StreamId, shape: &GemmShape, operands: &GemmOperands) -> Result<(), DeviceError> {
+        if shape.m == 0 || shape.n == 0 {
+            return Ok(());
+        }
+        self.context.make_current()?;
+        let key = Key { shape: *shape, alignment: alignment(operands) };
+        let (problem, choices) = self.choices(key, operands.workspace_bytes, TUNED)?;
+        let mut best: Option<(f32, Choice)> = None;
+        for choice in choices {
+            // SAFETY: by contract.
+            if let Some(milliseconds) = unsafe { self.measure(stream, &problem, &choice, operands) }?
+                && best.is_none_or(|(least, _)| milliseconds < least)
+            {
+                best = Some((milliseconds, choice));
+            }
+        }
+        let Some((_, choice)) = best else {
+            return Err(self.refused(shape, "every algorithm that was proposed fails".to_owned()));
+        };
+        self.plans.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(Plan { problem, choice }));
+        Ok(())
+    }
+}
+
+impl Drop for CublasLt {
+    fn drop(&mut self) {
+        if self.context.make_current().is_ok() {
+            // SAFETY: made once; whoever drops the runtime has waited for its streams.
+            unsafe { (self.table.cublasLtDestroy)(self.handle) };
+        }
+    }
+}
+
+/// What every operand is aligned to, bytes, up to [`ALIGNMENT`].
+fn alignment(operands: &GemmOperands) -> u32 {
+    let all = operands.x.0 | operands.weight.0 | operands.out.0 | ALIGNMENT;
+    1 << all.trailing_zeros()
+}
+
+/// Whether a shape makes sense; an error says what doesn't.
+fn check(shape: &GemmShape) -> Result<(), String> {
+    let GemmShape { n, k, x_stride, out_stride, input, output, .. } = *shape;
+    if k == 0 {
+        return Err("k is 0".to_owned());
+    }
+    if x_stride < k || out_stride < n {
+        return Err(format!("rows overlap: strides {x_stride} and {out_stride}, at least {k} and {n} are needed"));
+    }
+    if output != input && output != refrain_device::GemmType::F32 {
+        return Err(format!("{input:?} can become {input:?} or F32, not {output:?}"));
+    }
+    Ok(())
+}
+
+fn describe(shape: &GemmShape) -> String {
+    let GemmShape { m, n, k, x_stride, out_stride, input, output } = shape;
+    format!(
+        "out[{m}, {n}] {output:?} = x[{m}, {k}] weight[{n}, {k}]^T {input:?}, row strides {x_stride} and {out_stride}"
+    )
+}
+
+fn text(table: &CublasLtTable, code: u32) -> String {
+    // SAFETY: the function returns a constant for every code.
+    unsafe { CStr::from_ptr((table.cublasLtGetStatusString)(code)) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refrain_device::{DevicePtr, GemmType};
+
+    const SHAPE: GemmShape =
+        GemmShape { m: 3, n: 64, k: 32, x_stride: 32, out_stride: 64, input: GemmType::Bf16, output: GemmType::Bf16 };
+
+    #[test]
+    fn shapes_that_make_no_sense_are_refused() {
+        check(&SHAPE).unwrap();
+        check(&GemmShape { x_stride: 40, out_stride: 100, output: GemmType::F32, ..SHAPE }).unwrap();
+        assert!(check(&GemmShape { k: 0, ..SHAPE }).unwrap_err().contains("k is 0"));
+        assert!(check(&GemmShape { x_stride: 31, ..SHAPE }).unwrap_err().contains("strides 31 and 64"));
+        assert!(check(&GemmShape { out_stride: 63, ..SHAPE }).is_err());
+        assert!(check(&GemmShape { output: GemmType::F16, ..SHAPE }).unwrap_err().contains("Bf16 or F32, not F16"));
+    }
+
+    #[test]
+    fn the_least_aligned_operand_counts() {
+        let operands = |x: u64, weight: u64, out: u64| GemmOperands {
+            x: DevicePtr(x),
+            weight: DevicePtr(weight),
+            out: DevicePtr(out),
+            workspace: DevicePtr(0),
+            workspace_bytes: 0,
+        };
+        assert_eq!(alignment(&operands(0x1000, 0x2000, 0x3000)), 16);
+        assert_eq!(alignment(&operands(0x1000, 0x2008, 0x3000)), 8);
+        assert_eq!(alignment(&operands(0x1002, 0x2008, 0x3000)), 2);
+    }
+
+    #[test]
+    fn errors_name_the_product() {
+        let text = describe(&SHAPE);
+        assert_eq!(text, "out[3, 64] Bf16 = x[3, 32] weight[64, 32]^T Bf16, row strides 32 and 64");
+    }
+}
