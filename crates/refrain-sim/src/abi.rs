@@ -14,14 +14,15 @@ pub(crate) struct State {
     pub reserved: u32,
     pub dynamic_shared: *mut u8,
     pub worker: *mut c_void,
-    pub sync: unsafe extern "C" fn(*mut c_void),
-    pub sync_wave: unsafe extern "C" fn(*mut c_void),
-    pub shuffle: unsafe extern "C" fn(*mut c_void, u32, u32) -> u32,
-    pub mma: unsafe extern "C" fn(*mut c_void, *mut f32, *const u32, *const u32, u32),
-    pub ldmatrix: unsafe extern "C" fn(*mut c_void, *mut u32, *const u8, u32, u32),
-    pub copy_async: unsafe extern "C" fn(*mut c_void, *mut u8, *const u8),
-    pub copy_commit: unsafe extern "C" fn(*mut c_void),
-    pub copy_wait: unsafe extern "C" fn(*mut c_void, u32),
+    /// The functions, whose types are in the header.
+    pub sync: *const (),
+    pub sync_wave: *const (),
+    pub shuffle: *const (),
+    pub mma: *const (),
+    pub ldmatrix: *const (),
+    pub copy_async: *const (),
+    pub copy_commit: *const (),
+    pub copy_wait: *const (),
 }
 
 /// `kx_sim_image` of a kernel file.

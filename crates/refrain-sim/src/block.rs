@@ -1,11 +1,15 @@
 //! Who runs when within a block. A thread runs until it has to wait or has finished; then the first one in the order
 //! that can run does. As long as nobody waits, one stack serves all threads.
 //!
-//! The functions take the worker as a raw pointer, for many fibres are in the middle of them at the same time.
+//! The functions take the worker as a raw pointer, for many fibres are in the middle of them at the same time. They are
+//! short: most of the time of kernels that exchange much is spent here.
 
-use crate::fibre::{prepare, switch};
+use crate::fibre::{Resume, Suspended, prepare, rendezvous, switch};
 use crate::worker::{Failure, Operation, Wave, Worker};
 use std::ffi::c_void;
+
+/// What waiting without a result gives.
+static NOTHING: u32 = 0;
 
 impl Worker {
     /// Runs one block to its end or until it fails.
@@ -17,11 +21,9 @@ impl Worker {
         for wave in &mut self.waves[..waves] {
             wave.runnable = wave.all;
             wave.started = 0;
-            wave.finished = 0;
             wave.arrived = 0;
         }
         self.ready_waves = u64::MAX >> (64 - waves);
-        self.wave_turn = 0;
         self.at_barrier = 0;
         self.finished = 0;
         if self.copies_used {
@@ -32,13 +34,13 @@ impl Worker {
         let worker = &raw mut *self;
         // SAFETY: nobody uses the worker but the fibres until one of them comes back here.
         unsafe {
-            match next(worker) {
-                Next::Start => {
-                    let Some(fibre) = begin(worker) else { return };
-                    crate::fault::while_running(worker, || switch(&raw mut (*worker).main, fibre));
-                }
-                Next::Resume | Next::Nobody => unreachable!("a block has threads, and none has run"),
-            }
+            (*worker).wave = (*worker).waves.as_mut_ptr();
+            let Next::Start = next(worker) else { unreachable!("a block has threads, and none has run") };
+            let Some(fibre) = begin(worker) else {
+                (*worker).failure = Some(Failure::NoStack);
+                return;
+            };
+            crate::fault::while_running(worker, || switch(&raw mut (*worker).main, fibre, 0));
         }
     }
 
@@ -49,9 +51,9 @@ impl Worker {
         if self.at_barrier > 0 {
             parts.push(format!("{} of {} threads wait at kx_sync", self.at_barrier, self.threads));
         }
-        for (turn, wave) in self.waves[..waves].iter().enumerate().filter(|(_, wave)| wave.arrived != 0) {
+        for (turn, wave) in self.waves[..waves].iter().enumerate().filter(|(_, wave)| wave.arrived > 0) {
             let index = self.slots[turn * self.width as usize].tid / self.width;
-            let (arrived, all) = (wave.arrived.count_ones(), wave.all.count_ones());
+            let (arrived, all) = (wave.arrived, wave.all.count_ones());
             parts.push(format!("{arrived} of {all} lanes of wave {index} wait at {}", wave.operation));
         }
         if self.finished > 0 {
@@ -82,49 +84,52 @@ enum Next {
 }
 
 /// Gives the turn to the first thread that can run.
+#[inline(always)]
 unsafe fn next(worker: *mut Worker) -> Next {
     // SAFETY: see the module; no other fibre runs.
     unsafe {
-        let waves = (*worker).waves.as_mut_ptr();
-        let mut wave = waves.add((*worker).wave_turn);
-        if (*wave).runnable == 0 {
-            (*worker).ready_waves &= !(1 << (*worker).wave_turn);
-            if (*worker).ready_waves == 0 {
-                return Next::Nobody;
-            }
-            (*worker).wave_turn = (*worker).ready_waves.trailing_zeros() as usize;
-            wave = waves.add((*worker).wave_turn);
+        if (*(*worker).wave).runnable == 0 && !next_wave(worker) {
+            return Next::Nobody;
         }
-        let lane = (*wave).runnable.trailing_zeros();
-        (*worker).turn = (*worker).wave_turn * (*worker).width as usize + lane as usize;
-        (*(*worker).state).tid = (*slot(worker)).tid;
-        if (*wave).started >> lane & 1 == 1 { Next::Resume } else { Next::Start }
+        let wave = (*worker).wave;
+        let turn = (*wave).runnable.trailing_zeros();
+        let thread = (*wave).threads.add(turn as usize);
+        (*worker).thread = thread;
+        (*(*worker).state).tid = (*thread).tid;
+        if (*wave).started >> turn & 1 == 1 { Next::Resume } else { Next::Start }
     }
 }
 
-unsafe fn slot(worker: *mut Worker) -> *mut crate::worker::Thread {
-    // SAFETY: a turn is below the number of slots.
-    unsafe { (&raw mut *(*worker).slots).cast::<crate::worker::Thread>().add((*worker).turn) }
-}
-
-/// The wave of the running thread, and the thread's bit in it.
-pub(crate) unsafe fn place(worker: *mut Worker) -> (*mut Wave, u64) {
+/// Goes from a wave in which nobody can run to the next one, and past the barrier once all threads are there. False when
+/// there is none.
+#[inline(never)]
+unsafe fn next_wave(worker: *mut Worker) -> bool {
     // SAFETY: see the module.
     unsafe {
-        let wave = (*worker).waves.as_mut_ptr().add((*worker).wave_turn);
-        (wave, 1 << ((*worker).turn - (*worker).wave_turn * (*worker).width as usize))
+        (*worker).ready_waves &= (*worker).ready_waves - 1;
+        if (*worker).ready_waves == 0 {
+            if (*worker).at_barrier < (*worker).threads {
+                return false;
+            }
+            (*worker).at_barrier = 0;
+            let waves = (*worker).threads.div_ceil((*worker).width) as usize;
+            for turn in 0..waves {
+                let wave = (*worker).waves.as_mut_ptr().add(turn);
+                (*wave).runnable = (*wave).all;
+            }
+            (*worker).ready_waves = u64::MAX >> (64 - waves);
+        }
+        (*worker).wave = (*worker).waves.as_mut_ptr().add((*worker).ready_waves.trailing_zeros() as usize);
+        true
     }
 }
 
-/// A fibre for the thread whose turn it is. `None` when no stack can be had, which is then the failure.
-unsafe fn begin(worker: *mut Worker) -> Option<*mut c_void> {
+/// A fibre for the thread whose turn it is. `None` when no stack can be had.
+unsafe fn begin(worker: *mut Worker) -> Option<Suspended> {
     // SAFETY: the stack is free, and the fibre ends with the block.
     unsafe {
-        let Some(stack) = (*worker).stacks.take() else {
-            (*worker).failure = Some(Failure::NoStack);
-            return None;
-        };
-        (*slot(worker)).stack = stack;
+        let stack = (*worker).stacks.take()?;
+        (*(*worker).thread).stack = stack;
         Some(prepare((*worker).stacks.top(stack), (*worker).stacks.bytes(), threads, worker.cast()))
     }
 }
@@ -135,25 +140,24 @@ unsafe extern "C" fn threads(worker: *mut c_void) -> ! {
     // SAFETY: see the module. The kernel is called as the launch's contract allows.
     unsafe {
         loop {
-            let (wave, bit) = place(worker);
-            (*wave).started |= bit;
+            // Its bit is the lowest one that is set, so what is added is the lowest one of those not yet started.
+            (*(*worker).wave).started |= lowest((*(*worker).wave).runnable);
             ((*worker).kernel.run)((*worker).arguments);
-            let (wave, bit) = place(worker);
-            (*wave).runnable &= !bit;
-            (*wave).finished |= bit;
             (*worker).finished += 1;
             if (*worker).finished == (*worker).threads {
                 leave(worker);
             }
-            let stack = (*slot(worker)).stack;
+            stand_back((*worker).wave);
+            let stack = (*(*worker).thread).stack;
             match next(worker) {
-                Next::Start => (*slot(worker)).stack = stack,
+                Next::Start => (*(*worker).thread).stack = stack,
                 Next::Resume => {
                     (*worker).stacks.give(stack);
                     (*worker).switches += 1;
                     // This fibre's stack is free now; nobody takes it before the switch is done.
                     let mut forgotten = std::ptr::null_mut();
-                    switch(&raw mut forgotten, (*slot(worker)).suspended);
+                    let thread = (*worker).thread;
+                    switch(&raw mut forgotten, (*thread).suspended, *(*thread).result);
                 }
                 Next::Nobody => fail(worker, Failure::Stuck),
             }
@@ -161,23 +165,44 @@ unsafe extern "C" fn threads(worker: *mut c_void) -> ! {
     }
 }
 
-/// Lets others run until the running thread, which is not runnable now, has been released and has its turn again.
-pub(crate) unsafe fn wait(worker: *mut Worker) {
+fn lowest(bits: u64) -> u64 {
+    bits & bits.wrapping_neg()
+}
+
+/// The thread that has the turn can't run any more.
+#[inline(always)]
+pub(crate) unsafe fn stand_back(wave: *mut Wave) {
+    // SAFETY: see the module. The thread's bit is the lowest one.
+    unsafe { (*wave).runnable &= (*wave).runnable - 1 }
+}
+
+/// Suspends the thread that has the turn, which stood back, until it has it again.
+#[inline(always)]
+pub(crate) unsafe fn resume_next(worker: *mut Worker) -> Resume {
     // SAFETY: see the module.
     unsafe {
-        let own = slot(worker);
-        let to = match next(worker) {
-            Next::Resume => (*slot(worker)).suspended,
+        (*worker).switches += 1;
+        match next(worker) {
+            Next::Resume => {
+                let thread = (*worker).thread;
+                Resume { to: (*thread).suspended, value: *(*thread).result }
+            }
             Next::Start => match begin(worker) {
-                Some(fibre) => fibre,
-                None => leave(worker),
+                Some(to) => Resume { to, value: 0 },
+                None => fail(worker, Failure::NoStack),
             },
             Next::Nobody => fail(worker, Failure::Stuck),
-        };
-        if slot(worker) != own {
-            (*worker).switches += 1;
-            switch(&raw mut (*own).suspended, to);
         }
+    }
+}
+
+/// Notes where the thread that has the turn goes on, without a result.
+#[inline(always)]
+pub(crate) unsafe fn suspend(worker: *mut Worker, own: Suspended) {
+    // SAFETY: see the module.
+    unsafe {
+        (*(*worker).thread).suspended = own;
+        (*(*worker).thread).result = &raw const NOTHING;
     }
 }
 
@@ -192,33 +217,27 @@ pub(crate) unsafe fn fail(worker: *mut Worker, failure: Failure) -> ! {
 }
 
 /// Goes back to the launching thread, for good.
-pub(crate) unsafe fn leave(worker: *mut Worker) -> ! {
+unsafe fn leave(worker: *mut Worker) -> ! {
     // SAFETY: the launching thread waits in `run_block`; nobody resumes this fibre.
     unsafe {
         let mut forgotten = std::ptr::null_mut();
-        switch(&raw mut forgotten, (*worker).main);
+        switch(&raw mut forgotten, (*worker).main, 0);
     }
     unreachable!("a fibre that left was resumed")
 }
 
-/// `kx_sync`.
-pub(crate) unsafe extern "C" fn sync(worker: *mut c_void) {
-    let worker = worker.cast::<Worker>();
+rendezvous!(
+    /// `kx_sync`.
+    sync,
+    wait_for_block
+);
+
+unsafe extern "C" fn wait_for_block(worker: *mut Worker, _: u64, _: u64, _: u64, _: u64, own: Suspended) -> Resume {
     // SAFETY: see the module.
     unsafe {
-        let (wave, bit) = place(worker);
-        (*wave).runnable &= !bit;
+        suspend(worker, own);
         (*worker).at_barrier += 1;
-        if (*worker).at_barrier == (*worker).threads {
-            (*worker).at_barrier = 0;
-            let waves = (*worker).threads.div_ceil((*worker).width) as usize;
-            for turn in 0..waves {
-                let wave = (*worker).waves.as_mut_ptr().add(turn);
-                (*wave).runnable = (*wave).all;
-            }
-            (*worker).ready_waves = u64::MAX >> (64 - waves);
-            (*worker).wave_turn = 0;
-        }
-        wait(worker);
+        stand_back((*worker).wave);
+        resume_next(worker)
     }
 }

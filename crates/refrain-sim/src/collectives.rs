@@ -1,98 +1,124 @@
 //! What the lanes of a wave do together, and asynchronous copies.
 
-use crate::block::{fail, place, wait};
+use crate::block::{fail, resume_next, stand_back, suspend};
+use crate::fibre::{Resume, Suspended, rendezvous};
 use crate::worker::{Failure, Operation, Wave, Worker};
-use std::ffi::c_void;
 
 mod matrix;
 
 pub(crate) use matrix::wide_registers;
 
-/// Suspends the running thread until all lanes of its wave have come to the same operation. The last one carries out
-/// `work` for all, before any goes on.
+/// Lets the running thread, which is noted as suspended, wait until all lanes of its wave have come to the same
+/// operation. The last one carries out `work` for all, before any goes on.
 ///
 /// # Safety
 /// A fibre of the worker calls it.
 #[inline(always)]
-unsafe fn meet(worker: *mut Worker, operation: Operation, work: impl FnOnce(*mut Wave)) {
+unsafe fn meet(worker: *mut Worker, operation: Operation, work: impl FnOnce(*mut Wave)) -> Resume {
     // SAFETY: no other fibre of the worker runs, see block.rs.
     unsafe {
-        let (wave, bit) = place(worker);
+        let wave = (*worker).wave;
         if (*wave).arrived == 0 {
             (*wave).operation = operation;
         } else if (*wave).operation != operation {
             let first = (*wave).operation;
             fail(worker, Failure::Mixed { first, second: operation });
         }
-        (*wave).runnable &= !bit;
-        (*wave).arrived |= bit;
-        if (*wave).arrived == (*wave).all {
+        (*wave).arrived += 1;
+        stand_back(wave);
+        if (*wave).runnable == 0 && (*wave).arrived == (*wave).all.count_ones() {
             work(wave);
             (*wave).arrived = 0;
             (*wave).runnable = (*wave).all;
             (*wave).room ^= 1;
         }
-        wait(worker);
+        resume_next(worker)
     }
 }
 
-/// The lane of the running thread.
-unsafe fn lane(worker: *mut Worker) -> usize {
-    // SAFETY: the state belongs to a loaded image.
-    unsafe { ((*(*worker).state).tid % (*worker).width) as usize }
-}
+rendezvous!(
+    /// `kx_sync_wave`.
+    sync_wave,
+    wait_for_wave
+);
 
-/// `kx_sync_wave`.
-pub(crate) unsafe extern "C" fn sync_wave(worker: *mut c_void) {
+unsafe extern "C" fn wait_for_wave(worker: *mut Worker, _: u64, _: u64, _: u64, _: u64, own: Suspended) -> Resume {
     // SAFETY: called by a fibre of this worker.
-    unsafe { meet(worker.cast(), Operation::Sync, |_| ()) }
+    unsafe {
+        suspend(worker, own);
+        meet(worker, Operation::Sync, |_| ())
+    }
 }
 
-/// `kx_shuffle`; the lane counts modulo the wave, as on GPUs.
-pub(crate) unsafe extern "C" fn shuffle(worker: *mut c_void, value: u32, from: u32) -> u32 {
-    let worker = worker.cast::<Worker>();
+rendezvous!(
+    /// `kx_shuffle`; the lane counts modulo the wave, as on GPUs.
+    shuffle,
+    exchange
+);
+
+unsafe extern "C" fn exchange(worker: *mut Worker, value: u64, from: u64, _: u64, _: u64, own: Suspended) -> Resume {
     // SAFETY: called by a fibre of this worker. Nobody writes this room before all lanes have met again.
     unsafe {
-        let (wave, _) = place(worker);
-        let room = (*wave).room;
-        (*wave).exchange[room][lane(worker)] = value;
-        let from = (from % (*worker).width) as usize;
-        meet(worker, Operation::Shuffle, |_| ());
-        (*wave).exchange[room][from]
+        let (wave, thread) = ((*worker).wave, (*worker).thread);
+        let room = (&raw mut (*wave).exchange).cast::<u32>().add((*wave).room * 64);
+        room.add((*thread).lane as usize).write(value as u32);
+        (*thread).suspended = own;
+        (*thread).result = room.add((from as u32 & ((*worker).width - 1)) as usize);
+        meet(worker, Operation::Shuffle, |_| ())
     }
 }
 
-/// `kx_mma_bf16` and `kx_mma_f16`.
-pub(crate) unsafe extern "C" fn mma(worker: *mut c_void, d: *mut f32, a: *const u32, b: *const u32, bf16: u32) {
-    let worker = worker.cast::<Worker>();
+rendezvous!(
+    /// `kx_mma_bf16` and `kx_mma_f16`.
+    mma,
+    multiply
+);
+
+unsafe extern "C" fn multiply(worker: *mut Worker, d: u64, a: u64, b: u64, bf16: u64, own: Suspended) -> Resume {
     // SAFETY: called by a fibre of this worker; the arrays of lanes that wait are on their stacks.
     unsafe {
-        let (wave, _) = place(worker);
-        (*wave).operands[lane(worker)] = [d.cast(), a.cast_mut(), b.cast_mut()];
-        let operation = if bf16 == 1 { Operation::MmaBf16 } else { Operation::MmaF16 };
-        meet(worker, operation, |wave| matrix::multiply(&(*wave).operands, bf16 == 1, (*worker).wide_registers));
+        suspend(worker, own);
+        hand_in(worker, [d as *mut u32, a as *mut u32, b as *mut u32]);
+        let bf16 = bf16 as u32 == 1;
+        let operation = if bf16 { Operation::MmaBf16 } else { Operation::MmaF16 };
+        meet(worker, operation, |wave| matrix::multiply(&(*wave).operands, bf16, (*worker).wide_registers))
     }
 }
 
-/// `kx_ldmatrix2`, `kx_ldmatrix4` and the transposed ones.
-pub(crate) unsafe extern "C" fn ldmatrix(
-    worker: *mut c_void,
-    d: *mut u32,
-    row: *const u8,
-    matrices: u32,
-    transposed: u32,
-) {
-    let worker = worker.cast::<Worker>();
+rendezvous!(
+    /// `kx_ldmatrix2`, `kx_ldmatrix4` and the transposed ones.
+    ldmatrix,
+    load_matrix
+);
+
+unsafe extern "C" fn load_matrix(
+    worker: *mut Worker,
+    d: u64,
+    row: u64,
+    matrices: u64,
+    transposed: u64,
+    own: Suspended,
+) -> Resume {
+    let (matrices, transposed) = (matrices as u32, transposed as u32 == 1);
     // SAFETY: called by a fibre of this worker; the arrays of lanes that wait are on their stacks.
     unsafe {
-        let (wave, _) = place(worker);
-        let lane = lane(worker);
-        if lane < 8 * matrices as usize {
-            shared_address(worker, "kx_ldmatrix", row.addr());
+        if (*(*worker).thread).lane < 8 * matrices {
+            shared_address(worker, "kx_ldmatrix", row as usize);
         }
-        (*wave).operands[lane] = [d, row.cast_mut().cast(), std::ptr::null_mut()];
-        let operation = Operation::LoadMatrix(matrices, transposed == 1);
-        meet(worker, operation, |wave| matrix::load(&(*wave).operands, matrices as usize, transposed == 1));
+        suspend(worker, own);
+        hand_in(worker, [d as *mut u32, row as *mut u32, std::ptr::null_mut()]);
+        let operation = Operation::LoadMatrix(matrices, transposed);
+        meet(worker, operation, |wave| matrix::load(&(*wave).operands, matrices as usize, transposed))
+    }
+}
+
+/// Puts the running thread's operands where the last lane finds them.
+#[inline(always)]
+unsafe fn hand_in(worker: *mut Worker, operands: [*mut u32; 3]) {
+    // SAFETY: a lane is below the number of places.
+    unsafe {
+        let places = (&raw mut (*(*worker).wave).operands).cast::<[*mut u32; 3]>();
+        places.add((*(*worker).thread).lane as usize).write(operands);
     }
 }
 
@@ -131,8 +157,7 @@ unsafe fn own_copies(worker: *mut Worker) -> *mut Copies {
 }
 
 /// `kx_copy_async16`. The target holds poison until the copy is waited for.
-pub(crate) unsafe extern "C" fn copy_async(worker: *mut c_void, to: *mut u8, from: *const u8) {
-    let worker = worker.cast::<Worker>();
+pub(crate) unsafe extern "C" fn copy_async(worker: *mut Worker, to: *mut u8, from: *const u8) {
     // SAFETY: called by a fibre of this worker; the target was checked.
     unsafe {
         shared_address(worker, "kx_copy_async16", to.addr());
@@ -147,8 +172,7 @@ pub(crate) unsafe extern "C" fn copy_async(worker: *mut c_void, to: *mut u8, fro
 }
 
 /// `kx_copy_commit`.
-pub(crate) unsafe extern "C" fn copy_commit(worker: *mut c_void) {
-    let worker = worker.cast::<Worker>();
+pub(crate) unsafe extern "C" fn copy_commit(worker: *mut Worker) {
     // SAFETY: called by a fibre of this worker.
     unsafe {
         let copies = own_copies(worker);
@@ -159,8 +183,7 @@ pub(crate) unsafe extern "C" fn copy_commit(worker: *mut c_void) {
 }
 
 /// `kx_copy_wait`: all but the last `pending` groups land.
-pub(crate) unsafe extern "C" fn copy_wait(worker: *mut c_void, pending: u32) {
-    let worker = worker.cast::<Worker>();
+pub(crate) unsafe extern "C" fn copy_wait(worker: *mut Worker, pending: u32) {
     // SAFETY: called by a fibre of this worker. A source that doesn't exist faults here, as any other access.
     unsafe {
         let copies = own_copies(worker);

@@ -53,14 +53,14 @@ impl Loaded {
             reserved: 0,
             dynamic_shared: std::ptr::null_mut(),
             worker: std::ptr::null_mut(),
-            sync: block::sync,
-            sync_wave: collectives::sync_wave,
-            shuffle: collectives::shuffle,
-            mma: collectives::mma,
-            ldmatrix: collectives::ldmatrix,
-            copy_async: collectives::copy_async,
-            copy_commit: collectives::copy_commit,
-            copy_wait: collectives::copy_wait,
+            sync: block::sync as *const (),
+            sync_wave: collectives::sync_wave as *const (),
+            shuffle: collectives::shuffle as *const (),
+            mma: collectives::mma as *const (),
+            ldmatrix: collectives::ldmatrix as *const (),
+            copy_async: collectives::copy_async as *const (),
+            copy_commit: collectives::copy_commit as *const (),
+            copy_wait: collectives::copy_wait as *const (),
         };
         // SAFETY: the image's own static struct, of this type by its version.
         unsafe { image.state.write(state) };

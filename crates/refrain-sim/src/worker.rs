@@ -14,25 +14,31 @@ use refrain_device::DeviceError;
 pub(crate) const MOST_THREADS: usize = 1024;
 pub(crate) const MOST_WAVES: usize = MOST_THREADS / 32;
 
-/// A thread of the running block, by its turn: `turn = wave's turn * wave + lane's turn`.
+/// A thread of the running block, by its turn: `turn = wave's turn * width + lane's turn`.
 #[derive(Clone, Copy)]
 pub(crate) struct Thread {
-    /// Where it goes on, once it has waited.
+    /// Where it goes on, once it has waited, and where the result of what it waited for is then.
     pub suspended: Suspended,
+    pub result: *const u32,
     pub stack: u32,
     pub tid: u32,
+    pub lane: u32,
 }
 
-/// A wave of the running block, by its turn. Sets of lanes are bits by the lanes' turns, values lie by lane.
+/// A wave of the running block, by its turn.
 pub(crate) struct Wave {
-    pub all: u64,
+    /// Lanes that can run, and those that have begun, as bits by their turns. The lowest one that can run has the turn
+    /// and keeps its bit until it waits.
     pub runnable: u64,
     pub started: u64,
-    pub finished: u64,
-    /// Lanes that have reached the operation of the wave, and which one the first of them reached.
-    pub arrived: u64,
+    /// Its threads; the one with the first turn.
+    pub all: u64,
+    pub threads: *mut Thread,
+    /// How many lanes have reached the operation of the wave, and which one the first of them reached.
+    pub arrived: u32,
     pub operation: Operation,
-    /// The values of a shuffle; two rooms, for the first lanes may write the next values while the last ones still read.
+    /// The values of a shuffle, by lane; two rooms, for the first lanes may write the next values while the last ones
+    /// still read.
     pub exchange: [[u32; 64]; 2],
     pub room: usize,
     /// What each lane hands to an operation that the last one carries out for all.
@@ -75,9 +81,10 @@ pub(crate) struct Worker {
     pub arguments: *const u8,
     /// The launching thread, while fibres run.
     pub main: Suspended,
-    pub turn: usize,
-    pub wave_turn: usize,
-    /// Waves in which somebody can run, by turn.
+    /// Whose turn it is.
+    pub wave: *mut Wave,
+    pub thread: *mut Thread,
+    /// Waves in which somebody can run, as bits by turn. The lowest one has the turn.
     pub ready_waves: u64,
     pub at_barrier: u32,
     pub finished: u32,
@@ -120,12 +127,12 @@ pub(crate) struct FailedBlock {
 
 impl Worker {
     pub(crate) fn new(width: u32, order: Order) -> Worker {
-        let thread = Thread { suspended: std::ptr::null_mut(), stack: 0, tid: 0 };
+        let thread = Thread { suspended: std::ptr::null_mut(), result: std::ptr::null(), stack: 0, tid: 0, lane: 0 };
         let wave = || Wave {
-            all: 0,
             runnable: 0,
             started: 0,
-            finished: 0,
+            all: 0,
+            threads: std::ptr::null_mut(),
             arrived: 0,
             operation: Operation::Sync,
             exchange: [[0; 64]; 2],
@@ -138,8 +145,8 @@ impl Worker {
             kernel: Kernel { arguments: 0, threads: 0, run: nothing },
             arguments: std::ptr::null(),
             main: std::ptr::null_mut(),
-            turn: 0,
-            wave_turn: 0,
+            wave: std::ptr::null_mut(),
+            thread: std::ptr::null_mut(),
             ready_waves: 0,
             at_barrier: 0,
             finished: 0,
@@ -236,9 +243,12 @@ impl Worker {
             let lanes = (self.threads as usize - wave as usize * width).min(width);
             let lane_order = turns(self.order, lanes, &mut random);
             for (turn, &lane) in lane_order.iter().take(lanes).enumerate() {
-                self.slots[wave_turn * width + turn].tid = u32::from(wave) * self.width + u32::from(lane);
+                let thread = &mut self.slots[wave_turn * width + turn];
+                thread.tid = u32::from(wave) * self.width + u32::from(lane);
+                thread.lane = u32::from(lane);
             }
             let state = &mut self.waves[wave_turn];
+            state.threads = &raw mut self.slots[wave_turn * width];
             state.all = u64::MAX >> (64 - lanes);
             // Lanes that don't exist give poison.
             state.exchange = [[crate::POISON * 0x1_0001; 64]; 2];

@@ -6,7 +6,7 @@ use std::io;
 /// Bytes of a stack. A kernel's thread keeps its arrays there; only touched pages cost memory.
 const STACK: usize = 128 << 10;
 /// Below each stack lie bytes that nobody can touch.
-const GUARD: usize = 64 << 10;
+const GUARD: usize = 60 << 10;
 /// The most threads of a block.
 pub(crate) const MOST: usize = 1024;
 
@@ -85,7 +85,7 @@ impl Stacks {
     /// would share the same few cache lines.
     pub(crate) fn top(&self, stack: u32) -> *mut u8 {
         let end = self.base.wrapping_add((stack as usize + 1) * (STACK + GUARD));
-        end.wrapping_sub(stack as usize % 13 * 320)
+        end.wrapping_sub(stack as usize % 11 * 256)
     }
 
     /// Bytes below every top.
