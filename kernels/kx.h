@@ -32,7 +32,8 @@ typedef float f32;
 
 // Each of the three headers defines:
 //   KX_WAVE, KX_MMA (1 where kx_mma_* and kx_ldmatrix_* exist), KX_DEV, KX_SHARED, KX_ALIGN(n), KX_UNROLL,
-//   KX_KERNEL(name, Args, threads): the entry point, its argument is `args`
+//   KX_KERNEL(name, Args, threads): the entry point, its argument is `args`. KX_RESIDENT, where a kernel has defined it,
+//   is how many blocks a processor shall hold at once: they share its registers, and the compiler may use all of them
 //   KX_DYNAMIC_SHARED(type, name): `type* name` is the dynamic shared memory of the launch, 16-byte aligned
 //   kx_tid() in the block, kx_block_x/y/z(), kx_blocks_x/y/z()
 //   kx_sync(), kx_sync_wave(), kx_fence() (device-wide order of this thread's writes)

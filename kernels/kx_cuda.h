@@ -7,8 +7,15 @@
 #define KX_SHARED __shared__
 #define KX_ALIGN(n) __align__(n)
 #define KX_UNROLL _Pragma("unroll")
+// Unless it is told how many blocks are wanted at once, ptxas takes the next smaller number of registers with which one
+// more fits, and spills for it.
+#ifdef KX_RESIDENT
+#define KX_BOUNDS(threads) __launch_bounds__(threads, KX_RESIDENT)
+#else
+#define KX_BOUNDS(threads) __launch_bounds__(threads)
+#endif
 #define KX_KERNEL(name, Args, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+    extern "C" __global__ void KX_BOUNDS(threads) name(const __grid_constant__ Args args)
 #define KX_DYNAMIC_SHARED(type, name) \
     extern __shared__ __align__(128) unsigned char kx_dynamic_shared[]; \
     type* name = (type*)kx_dynamic_shared
