@@ -1,6 +1,7 @@
 //! Matrix products by cuBLASLt.
 
 mod problem;
+mod shape;
 mod timer;
 
 use crate::bindings::cublaslt::{CublasLtTable, cublasLtHandle_t};
@@ -8,6 +9,7 @@ use crate::context::Context;
 use crate::library::{self, CudaOptions};
 use problem::{Choice, Failed, Problem};
 use refrain_device::{DeviceError, Gemm, GemmOperands, GemmShape, StreamId};
+use shape::{ALIGNMENT, alignment, check, describe};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 use std::ptr::from_ref;
@@ -19,9 +21,6 @@ const TUNED: usize = 8;
 /// Products in one measurement, and measurements of each algorithm; the best one counts.
 const BATCH: usize = 8;
 const REPEATS: usize = 3;
-
-/// Best alignment of operands, bytes, that an algorithm is chosen for. No algorithm asks for more.
-const ALIGNMENT: u64 = 16;
 
 /// cuBLASLt for one device.
 pub(crate) struct CublasLt {
@@ -170,6 +169,15 @@ impl CublasLt {
         Ok(best)
     }
 
+    /// cuBLASLt wants scratch memory aligned to 256 bytes.
+    #[inline]
+    fn check_workspace(&self, shape: &GemmShape, operands: &GemmOperands) -> Result<(), DeviceError> {
+        if operands.workspace.0.is_multiple_of(256) {
+            return Ok(());
+        }
+        Err(self.refused(shape, format!("scratch memory at {:#x} is not aligned to 256 bytes", operands.workspace.0)))
+    }
+
     #[cold]
     fn failed(&self, shape: &GemmShape, (call, code): Failed) -> DeviceError {
         let call = format!("{call} of {}", describe(shape));
@@ -200,7 +208,7 @@ impl Gemm for CublasLt {
             return Ok(());
         }
         self.context.make_current()?;
-        self.plan(Key { shape: *shape, alignment: ALIGNMENT as u32 }, workspace_bytes).map(drop)
+        self.plan(Key { shape: *shape, alignment: ALIGNMENT }, workspace_bytes).map(drop)
     }
 
     unsafe fn run(&self, stream: StreamId, shape: &GemmShape, operands: &GemmOperands) -> Result<(), DeviceError> {
@@ -208,6 +216,7 @@ impl Gemm for CublasLt {
             return Ok(());
         }
         self.context.make_current()?;
+        self.check_workspace(shape, operands)?;
         let plan = self.plan(Key { shape: *shape, alignment: alignment(operands) }, operands.workspace_bytes)?;
         if plan.choice.workspace_bytes > operands.workspace_bytes {
             let (needed, given) = (plan.choice.workspace_bytes, operands.workspace_bytes);
@@ -224,6 +233,7 @@ impl Gemm for CublasLt {
             return Ok(());
         }
         self.context.make_current()?;
+        self.check_workspace(shape, operands)?;
         let key = Key { shape: *shape, alignment: alignment(operands) };
         let (problem, choices) = self.choices(key, operands.workspace_bytes, TUNED)?;
         let mut best: Option<(f32, Choice)> = None;
@@ -252,74 +262,7 @@ impl Drop for CublasLt {
     }
 }
 
-/// What every operand is aligned to, bytes, up to [`ALIGNMENT`].
-fn alignment(operands: &GemmOperands) -> u32 {
-    let all = operands.x.0 | operands.weight.0 | operands.out.0 | ALIGNMENT;
-    1 << all.trailing_zeros()
-}
-
-/// Whether a shape makes sense; an error says what doesn't.
-fn check(shape: &GemmShape) -> Result<(), String> {
-    let GemmShape { n, k, x_stride, out_stride, input, output, .. } = *shape;
-    if k == 0 {
-        return Err("k is 0".to_owned());
-    }
-    if x_stride < k || out_stride < n {
-        return Err(format!("rows overlap: strides {x_stride} and {out_stride}, at least {k} and {n} are needed"));
-    }
-    if output != input && output != refrain_device::GemmType::F32 {
-        return Err(format!("{input:?} can become {input:?} or F32, not {output:?}"));
-    }
-    Ok(())
-}
-
-fn describe(shape: &GemmShape) -> String {
-    let GemmShape { m, n, k, x_stride, out_stride, input, output } = shape;
-    format!(
-        "out[{m}, {n}] {output:?} = x[{m}, {k}] weight[{n}, {k}]^T {input:?}, row strides {x_stride} and {out_stride}"
-    )
-}
-
 fn text(table: &CublasLtTable, code: u32) -> String {
     // SAFETY: the function returns a constant for every code.
     unsafe { CStr::from_ptr((table.cublasLtGetStatusString)(code)) }.to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use refrain_device::{DevicePtr, GemmType};
-
-    const SHAPE: GemmShape =
-        GemmShape { m: 3, n: 64, k: 32, x_stride: 32, out_stride: 64, input: GemmType::Bf16, output: GemmType::Bf16 };
-
-    #[test]
-    fn shapes_that_make_no_sense_are_refused() {
-        check(&SHAPE).unwrap();
-        check(&GemmShape { x_stride: 40, out_stride: 100, output: GemmType::F32, ..SHAPE }).unwrap();
-        assert!(check(&GemmShape { k: 0, ..SHAPE }).unwrap_err().contains("k is 0"));
-        assert!(check(&GemmShape { x_stride: 31, ..SHAPE }).unwrap_err().contains("strides 31 and 64"));
-        assert!(check(&GemmShape { out_stride: 63, ..SHAPE }).is_err());
-        assert!(check(&GemmShape { output: GemmType::F16, ..SHAPE }).unwrap_err().contains("Bf16 or F32, not F16"));
-    }
-
-    #[test]
-    fn the_least_aligned_operand_counts() {
-        let operands = |x: u64, weight: u64, out: u64| GemmOperands {
-            x: DevicePtr(x),
-            weight: DevicePtr(weight),
-            out: DevicePtr(out),
-            workspace: DevicePtr(0),
-            workspace_bytes: 0,
-        };
-        assert_eq!(alignment(&operands(0x1000, 0x2000, 0x3000)), 16);
-        assert_eq!(alignment(&operands(0x1000, 0x2008, 0x3000)), 8);
-        assert_eq!(alignment(&operands(0x1002, 0x2008, 0x3000)), 2);
-    }
-
-    #[test]
-    fn errors_name_the_product() {
-        let text = describe(&SHAPE);
-        assert_eq!(text, "out[3, 64] Bf16 = x[3, 32] weight[64, 32]^T Bf16, row strides 32 and 64");
-    }
 }

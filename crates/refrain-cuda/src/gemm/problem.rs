@@ -40,7 +40,7 @@ unsafe impl Send for Problem {}
 unsafe impl Sync for Problem {}
 
 impl Problem {
-    /// `shape` is one that [`super::check`] lets pass.
+    /// `shape` is one that [`super::shape::check`] lets pass.
     pub(crate) fn new(table: &'static CublasLtTable, shape: &GemmShape) -> Result<Problem, Failed> {
         let mut problem = Problem { table, operation: null_mut(), weight: null_mut(), x: null_mut(), out: null_mut() };
         let (input, output) = (data_type(shape.input), data_type(shape.output));

@@ -190,10 +190,16 @@ fn a_product_can_be_recorded_and_replayed() {
 #[test]
 fn what_can_not_be_done_is_an_error_that_names_the_product() {
     let Some(runtime) = runtime() else { return };
+    let stream = Stream::new(&runtime).unwrap();
     let wrong = GemmShape { x_stride: 8, ..shape(4, 64, 32, GemmType::Bf16, GemmType::Bf16) };
     let error = gemm(&runtime).prepare(&wrong, WORKSPACE).unwrap_err();
     assert!(matches!(error, DeviceError::Driver { .. }), "{error:?}");
     assert!(error.to_string().contains("out[4, 64] Bf16") && error.to_string().contains("rows overlap"), "{error}");
+    let case = Case::new(&runtime, &stream, shape(4, 64, 32, GemmType::Bf16, GemmType::Bf16), 0);
+    let operands = GemmOperands { workspace: case.memory[3].base().offset(16), ..case.operands() };
+    // SAFETY: refused before anything runs.
+    let error = unsafe { gemm(&runtime).run(stream.id(), &case.shape, &operands) }.unwrap_err().to_string();
+    assert!(error.contains("is not aligned to 256 bytes"), "{error}");
     // Nothing to compute is no error.
     gemm(&runtime).prepare(&shape(0, 64, 32, GemmType::Bf16, GemmType::Bf16), WORKSPACE).unwrap();
 }
