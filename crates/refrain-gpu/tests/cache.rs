@@ -5,7 +5,7 @@ use refrain_gpu::loader::{CacheError, Cached, Digest, KernelCache};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 const LIMIT: u64 = 1 << 20;
@@ -188,17 +188,17 @@ fn what_was_used_longest_ago_goes_first() {
     let folder = tempfile::tempdir().unwrap();
     let cache = KernelCache::open(folder.path(), 10_000).unwrap();
     let file = |index| folder.path().join(format!("{}.kernel", key(index)));
-    let used = |index, seconds| {
-        let time = SystemTime::now() - Duration::from_secs(seconds);
+    let used = |index, hours: u64| {
+        let time = SystemTime::now() - Duration::from_secs(hours * 3600);
         fs::File::options().write(true).open(file(index)).unwrap().set_modified(time).unwrap();
     };
     for index in 0..4 {
         cache.put(&key(index), &compiled(index, 2000)).unwrap();
     }
-    used(0, 400);
-    used(1, 300);
-    used(2, 200);
-    used(3, 100);
+    used(0, 40);
+    used(1, 30);
+    used(2, 20);
+    used(3, 10);
     // Finding it is a use.
     assert!(matches!(cache.get(&key(0)), Cached::Found(_)));
     // What a killed process left behind, what one is still writing, and what is not the cache's.
@@ -214,17 +214,18 @@ fn what_was_used_longest_ago_goes_first() {
     assert!(!old.exists() && folder.path().join(".new.partial").exists() && folder.path().join("notes.txt").exists());
 }
 
-/// Puts and gets the same few kernels over and over, in a cache that is too small for all of them, and now and then
-/// damages one, as a process does that is ended in the middle.
-fn use_the_cache(folder: &Path, rounds: usize) {
+/// Puts and gets the same few kernels over and over, in a cache that is too small for all of them. With `damage` it
+/// also leaves half an entry now and then.
+fn use_the_cache(folder: &Path, damage: bool) {
     let cache = KernelCache::open(folder, 6_000).unwrap();
-    for round in 0..rounds {
+    for round in 0..500 {
         let index = round * 7 % 10;
         match cache.get(&key(index)) {
             Cached::Found(found) => assert_eq!(found, compiled(index, 1000)),
-            Cached::Missing | Cached::Damaged(_) => cache.put(&key(index), &compiled(index, 1000)).unwrap(),
+            Cached::Missing => cache.put(&key(index), &compiled(index, 1000)).unwrap(),
+            Cached::Damaged(why) => assert!(damage, "an entry was seen half written: {why}"),
         }
-        if round % 50 == 0 {
+        if damage && round % 50 == 0 {
             let _ = fs::write(folder.join(format!("{}.kernel", key(index))), "half an entry");
         }
     }
@@ -232,12 +233,14 @@ fn use_the_cache(folder: &Path, rounds: usize) {
 
 #[test]
 fn threads_share_a_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| use_the_cache(folder.path(), 500));
-        }
-    });
+    for damage in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| use_the_cache(folder.path(), damage));
+            }
+        });
+    }
 }
 
 const CHILD: &str = "REFRAIN_TEST_CACHE";
@@ -246,12 +249,13 @@ const CHILD: &str = "REFRAIN_TEST_CACHE";
 fn processes_share_a_folder() {
     // This very test is run by other processes, which get the folder in a variable.
     if let Some(folder) = std::env::var_os(CHILD) {
-        return use_the_cache(Path::new(&folder), 500);
+        return use_the_cache(Path::new(&folder), false);
     }
     let folder = tempfile::tempdir().unwrap();
     let child = || {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "processes_share_a_folder"]).env(CHILD, folder.path()).spawn().unwrap()
+        command.args(["--exact", "processes_share_a_folder"]).env(CHILD, folder.path());
+        command.stdout(Stdio::null()).spawn().unwrap()
     };
     let children: Vec<_> = (0..3).map(|_| child()).collect();
     for mut child in children {

@@ -31,10 +31,12 @@ pub fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/refrain-testkit").to_owned()
 }
 
-/// The build's target folder, found from where the running test lies: `target/debug/deps/test-...`.
+/// The build's target folder, found from where the running program lies: a test at `target/debug/deps/test-...`, or
+/// `target/debug/xtask`. The profile's folder is the one with cargo's fingerprints.
 pub fn target_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a path");
-    test.ancestors().nth(3).expect("target/profile/deps/test").to_owned()
+    let program = std::env::current_exe().expect("a running program has a path");
+    let profile = program.ancestors().find(|folder| folder.join(".fingerprint").is_dir());
+    profile.and_then(Path::parent).expect("a program that cargo has built").to_owned()
 }
 
 /// Says past the capture of test output that a test was skipped and why; where `CI` is set nothing may be skipped, so

@@ -139,8 +139,8 @@ impl Images {
             }
         };
         let why = format!(
-            "there is no compiler ({compiler}), and {packs}; install the compiler, or get a pack of this version: \
-             `cargo xtask kernels --arch {arch}` makes it on a machine with a compiler"
+            "no compiler can be used ({compiler}), and {packs}; install the compiler, or get a pack of this version: \
+             `cargo xtask kernels --arch {arch}` makes one on any machine that has the compiler"
         );
         DeviceError::NoCode { kernel: unit.to_string(), arch: arch.to_owned(), why }
     }
