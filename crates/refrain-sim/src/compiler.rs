@@ -24,6 +24,9 @@ const OPTIONS: &[&str] = &[
     "-Wall",
     "-Wno-unknown-pragmas",
     "-Wno-unused-function",
+    // A simulated thread's stack has 128 KiB.
+    "-Werror=frame-larger-than=65536",
+    "-Wno-unknown-warning-option",
     "-Wl,--as-needed",
     "-Wl,-z,defs",
 ];

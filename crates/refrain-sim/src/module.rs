@@ -23,9 +23,8 @@ impl Loaded {
     /// Loads an image for waves of `wave` threads.
     pub(crate) fn new(bytes: &[u8], wave: u32) -> Result<Loaded, DeviceError> {
         let invalid = |why: &str| INVALID_IMAGE.error(format!("loading a module of {} bytes", bytes.len()), why);
-        let object = [b"\x7fELF".as_slice(), b"\xcf\xfa\xed\xfe"].iter().any(|magic| bytes.starts_with(magic));
-        if !object {
-            return Err(invalid("it is no shared object; images for this device come from its own compiler"));
+        if !is_whole_object(bytes) {
+            return Err(invalid("it is no whole shared object; images for this device come from its own compiler"));
         }
         // The loader wants a file, and a name of its own: two files of one name would be one library.
         let mut file = tempfile::Builder::new()
@@ -91,4 +90,16 @@ impl Loaded {
         kernel
             .map_err(|_| NOT_FOUND.error(format!("finding kernel {name}"), "the module has no KX_KERNEL of this name"))
     }
+}
+
+/// Whether this is an ELF file for 64 bits up to the end of its section table, which linkers write last: the loader maps
+/// files without looking, and reading behind the end of one is a fault.
+fn is_whole_object(bytes: &[u8]) -> bool {
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let mut whole = [0; 8];
+        whole[..size].copy_from_slice(bytes.get(at..at + size)?);
+        Some(u64::from_le_bytes(whole))
+    };
+    let end = || number(0x28, 8)?.checked_add(number(0x3a, 2)? * number(0x3c, 2)?);
+    bytes.starts_with(b"\x7fELF\x02\x01") && end().is_some_and(|end| (64..=bytes.len() as u64).contains(&end))
 }
