@@ -1,8 +1,13 @@
 // The dialect on AMD and Hygon GPUs: clang with neither HIP headers nor device libraries, and hipRTC.
 #pragma once
 
+// GCN and CDNA (gfx9) have waves of 64; RDNA (gfx10 and later) of 32, and permutes there don't leave 32 lanes.
 #ifndef KX_WAVE
+#if defined(__GFX10__) || defined(__GFX11__) || defined(__GFX12__)
+#define KX_WAVE 32
+#else
 #define KX_WAVE 64
+#endif
 #endif
 #define KX_MMA 0
 #if !defined(__HIPCC_RTC__) && !defined(__global__)
@@ -88,31 +93,77 @@ KX_DEV f32 kx_log2(f32 x) {
 #endif
 KX_DEV f32 kx_rsqrt(f32 x) { return __builtin_amdgcn_rsqf(x); }
 KX_DEV f32 kx_sqrt(f32 x) { return __builtin_amdgcn_sqrtf(x); }
-KX_DEV f32 kx_rcp(f32 x) { return 1.0f / x; }
-// v_sin_f32 takes revolutions and is exact enough only after a reduction in two parts (Cody and Waite) of large angles.
-KX_DEV f32 kx_turns(f32 x) {
-    const f32 n = __builtin_rintf(x * 0.15915494309189535f);
-    f32 r = __builtin_fmaf(-n, 6.28125f, x);
-    r = __builtin_fmaf(-n, 1.9353071795864769e-3f, r);
-    return r * 0.15915494309189535f;
+KX_DEV f32 kx_rcp(f32 x) { return __builtin_amdgcn_rcpf(x); }
+
+// Exact to about an ulp, which v_sin_f32 (revolutions, 2^-20 absolute) and exp2(y log2(x)) are not. There is no library to
+// take them from, so they are series; what would cancel is done in f64. crates/refrain-hip/tests/arithmetic.rs runs them.
+// Sine and cosine of the angle within a quarter turn: |x| up to 2^30, to the nearest multiple of pi/2.
+struct KxAngle { f32 sine, cosine; u32 quarter; };
+KX_DEV KxAngle kx_angle(f32 x) {
+    const double quarters = __builtin_rint((double)x * 0.63661977236758134);
+    const f32 r = (f32)__builtin_fma(quarters, -1.5707963267948966, (double)x);
+    const f32 z = r * r;
+    f32 s = __builtin_fmaf(z, 2.7557319e-6f, -1.9841270e-4f);
+    s = __builtin_fmaf(z, s, 8.3333333e-3f);
+    s = __builtin_fmaf(z, s, -1.6666667e-1f);
+    f32 c = __builtin_fmaf(z, -2.7557319e-7f, 2.4801587e-5f);
+    c = __builtin_fmaf(z, c, -1.3888889e-3f);
+    c = __builtin_fmaf(z, c, 4.1666667e-2f);
+    c = __builtin_fmaf(z, c, -0.5f);
+    return KxAngle{__builtin_fmaf(r * z, s, r), __builtin_fmaf(z, c, 1.0f), (u32)(i32)quarters};
 }
-KX_DEV f32 kx_sin(f32 x) { return __builtin_amdgcn_sinf(kx_turns(x)); }
-KX_DEV f32 kx_cos(f32 x) { return __builtin_amdgcn_cosf(kx_turns(x)); }
-KX_DEV f32 kx_pow(f32 x, f32 y) { return kx_exp2(y * kx_log2(x)); }
+KX_DEV f32 kx_turned(KxAngle angle, u32 quarter) {
+    const f32 value = quarter & 1u ? angle.cosine : angle.sine;
+    return quarter & 2u ? -value : value;
+}
+KX_DEV f32 kx_sin(f32 x) {
+    const KxAngle angle = kx_angle(x);
+    return kx_turned(angle, angle.quarter);
+}
+KX_DEV f32 kx_cos(f32 x) {
+    const KxAngle angle = kx_angle(x);
+    return kx_turned(angle, angle.quarter + 1u);
+}
+// For x from 0 on. log2 of the mantissa in [1/sqrt(2), sqrt(2)) by the series of the inverse hyperbolic tangent.
+KX_DEV f32 kx_pow(f32 x, f32 y) {
+    if (x == 0.0f) return y > 0.0f ? 0.0f : y == 0.0f ? 1.0f : __builtin_inff();
+    double m = (double)__builtin_amdgcn_frexp_mantf(x);
+    i32 exponent = __builtin_amdgcn_frexp_expf(x);
+    if (m < 0.70710678118654752) m *= 2.0, exponent -= 1;
+    const double t = (m - 1.0) / (m + 1.0), z = t * t;
+    double log = 1.0 / 15.0;
+    KX_UNROLL
+    for (int odd = 13; odd >= 1; odd -= 2) log = __builtin_fma(z, log, 1.0 / odd);
+    const double power = (double)y * __builtin_fma(2.8853900817779268 * t, log, (double)exponent);
+    const double whole = __builtin_rint(power);
+    const double rest = (power - whole) * 0.69314718055994531;
+    double exp = 1.0;
+    KX_UNROLL
+    for (int n = 10; n >= 1; n--) exp = __builtin_fma(rest * (1.0 / n), exp, 1.0);
+    const double bounded = whole > 2000.0 ? 2000.0 : whole < -2000.0 ? -2000.0 : whole;
+    return (f32)__builtin_amdgcn_ldexp(exp, (i32)bounded);
+}
 
 KX_DEV f32 kx_f16_to_f32(u16 bits) { return (f32)__builtin_bit_cast(_Float16, bits); }
 KX_DEV u16 kx_f32_to_f16(f32 value) { return __builtin_bit_cast(u16, (_Float16)value); }
 
-KX_DEV u32 kx_atomic_add(u32* at, u32 value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
-KX_DEV u32 kx_atomic_max(u32* at, u32 value) { return __atomic_fetch_max(at, value, __ATOMIC_RELAXED); }
+// Within the device: atomics of the whole system, the default, are loops, since not every bus has them.
+KX_DEV u32 kx_atomic_add(u32* at, u32 value) {
+    return __hip_atomic_fetch_add(at, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+KX_DEV u32 kx_atomic_max(u32* at, u32 value) {
+    return __hip_atomic_fetch_max(at, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
 
 template <class V> KX_DEV V kx_load(const V* from) { return *from; }
 template <class V> KX_DEV V kx_load_stream(const V* from) { return *from; }
 
-struct KX_ALIGN(16) KxSixteen { u32 w[4]; };
+// A vector, not a struct: of two structs clang would choose by address, and put the zeros into private memory for it.
+typedef u32 KxSixteen __attribute__((vector_size(16)));
 KX_DEV void kx_copy_async16(void* shared, const void* global, bool valid) {
-    const KxSixteen zero = {{0, 0, 0, 0}};
-    *(KxSixteen*)shared = valid ? *(const KxSixteen*)global : zero;
+    KxSixteen value = {0, 0, 0, 0};
+    if (valid) value = *(const KxSixteen*)global;
+    *(KxSixteen*)shared = value;
 }
 KX_DEV void kx_copy_commit() {}
 template <int N> KX_DEV void kx_copy_wait() {}

@@ -19,7 +19,7 @@ const IN_TOOLKITS: [&str; 3] = ["llvm/bin/clang", "dcc/bin/clang", "bin/clang"];
 
 /// Only the device's half, as a bare code object, with nothing of HIP's; in the form (version 4) that all of ROCm since
 /// 4.5 and DTK load; the same bytes wherever it is compiled.
-const DEVICE_ONLY: [&str; 9] = [
+const DEVICE_ONLY: [&str; 8] = [
     "-x",
     "hip",
     "--cuda-device-only",
@@ -28,7 +28,6 @@ const DEVICE_ONLY: [&str; 9] = [
     "-nogpulib",
     "-mcode-object-version=4",
     "-fuse-cuid=none",
-    "-Wno-unused-command-line-argument",
 ];
 
 /// A clang.

@@ -9,8 +9,14 @@ use refrain_device::{CompiledKernel, Compiler, DeviceError, KernelSource};
 
 /// Options of clang, in both its forms. Products and sums may be fused, as on every device; a division may be wrong in its
 /// last bits (2.5 units), which saves half of its instructions.
-pub(crate) const OPTIONS: [&str; 4] =
-    ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-hip-fp32-correctly-rounded-divide-sqrt"];
+pub(crate) const OPTIONS: [&str; 5] = [
+    "-O3",
+    "-std=c++17",
+    "-ffp-contract=fast",
+    "-fno-hip-fp32-correctly-rounded-divide-sqrt",
+    // hipRTC 5 compiles in two runs, and gives all options to both.
+    "-Wno-unused-command-line-argument",
+];
 
 /// `-DNAME=VALUE` for each define of a source.
 pub(crate) fn defines(source: &KernelSource) -> impl Iterator<Item = String> {
