@@ -1,2 +1,7 @@
 //! One file for each group of kernels: the structs of their arguments (the twins of those in `kernels/*.cu`, checked by
 //! size when they are launched on the simulated GPU), and functions that give the launches of an op on some operands.
+
+pub mod elementwise;
+pub mod linear;
+pub mod norm;
+mod rows;

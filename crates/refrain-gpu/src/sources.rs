@@ -8,7 +8,8 @@ macro_rules! sources {
 pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h"];
 
 /// Files with kernels in them.
-pub(crate) const SOURCES: &[(&str, &str)] = sources![];
+pub(crate) const SOURCES: &[(&str, &str)] =
+    sources!["elementwise.cu" "gemm.cu" "gemm_mma.cu" "gemv.cu" "gemv_mma.cu" "norm.cu"];
 
 /// The text of a kernel file.
 ///

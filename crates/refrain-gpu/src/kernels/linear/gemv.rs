@@ -1,0 +1,161 @@
+//! `kernels/gemv.cu` and `kernels/gemv_mma.cu`: products of few rows, whose time is that of reading the weights.
+
+use super::{Linear, mma_define};
+use crate::{Extent, Kernel, LaunchSpec, StepPointers, Target};
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+/// Columns of a load of `gemv_mma`, and rows.
+const MMA_COLUMNS: u32 = 64;
+const MMA_ROWS: u32 = 4;
+
+/// How a product of few rows is cut. The times of the shapes of a model decide; any plan is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GemvPlan {
+    /// `gemv_mma`: on tensor cores, the columns shared by the waves of a block.
+    Mma {
+        /// Rows of `x` that share one reading of the weights, at most 8.
+        rows: u32,
+        /// Loads of a wave along the columns: `waves * slice * 64` is at least the number of inputs.
+        slice: u32,
+        /// Four times this is how many outputs a block computes at a time, at most the number of outputs.
+        groups: u32,
+        /// Loads of 16 bytes that each thread has in flight; divides `slice * groups`.
+        depth: u32,
+        /// Blocks that a processor shall hold.
+        resident: u32,
+    },
+    /// `gemv`: by multiply-adds, a row of the weights for each wave.
+    Fma {
+        /// Rows of `x` that share one reading of the weights.
+        rows: u32,
+        /// Outputs that a wave computes at a time, at most the number of outputs.
+        outputs: u32,
+        /// Loads that each thread has in flight for each of them.
+        depth: u32,
+        /// Whether `x` is copied to shared memory.
+        staged: bool,
+        /// Blocks that a processor shall hold.
+        resident: u32,
+    },
+}
+
+impl GemvPlan {
+    /// A plan for a product whose steps have up to `rows` rows.
+    pub fn choose(linear: &Linear, target: &Target, rows: u32) -> GemvPlan {
+        let outputs = linear.out.width;
+        if linear.suits_mma(target) && outputs >= MMA_ROWS {
+            let (slice, groups, depth) = cut_mma(linear.x.width, outputs);
+            // With ten loads three blocks fit into the registers; up to 18, two.
+            let resident = if depth <= 10 { 3 } else { 2 };
+            let fits = |rows: &u32| mma_shared_bytes(*rows, slice, groups, linear) <= target.shared_bytes;
+            let rows = [rows.min(8), 4, 2].into_iter().find(fits).unwrap_or(1);
+            return GemvPlan::Mma { rows, slice, groups, depth, resident };
+        }
+        // From four rows on reading `x` costs more than reading the weights, so two outputs share it.
+        let (outputs, most): (u32, u32) = match rows {
+            _ if !linear.is_wide() => (1, 4),
+            1 => (1, 10),
+            2 => (1, 6),
+            _ if outputs >= 2 => (2, 2),
+            _ => (1, 4),
+        };
+        let steps = linear.x.width.div_ceil(step(linear, target));
+        // The least is loaded in vain where whole rings end where rows end.
+        let depths = most.div_ceil(2).min(steps)..=most.min(steps);
+        let depth = depths.rev().min_by_key(|depth| steps.next_multiple_of(*depth)).expect("the range is not empty");
+        let staged_bytes = fma_shared_bytes(rows, linear);
+        GemvPlan::Fma { rows, outputs, depth, staged: staged_bytes <= target.shared_bytes / 2, resident: 2 }
+    }
+
+    fn rows(&self) -> u32 {
+        match *self {
+            GemvPlan::Mma { rows, .. } | GemvPlan::Fma { rows, .. } => rows,
+        }
+    }
+}
+
+/// Slice, groups and depth of `gemv_mma`: about 16 loads in flight, rings that end where units end, and as few outputs in
+/// a unit as that needs, so that units can be shared evenly.
+fn cut_mma(inputs: u32, outputs: u32) -> (u32, u32, u32) {
+    const MOST: u32 = 18;
+    const ENOUGH: u32 = 8;
+    let least = inputs.div_ceil(THREADS / 32 * MMA_COLUMNS);
+    let cuts = (least..least + 3).flat_map(|slice| (1..=8).map(move |groups| (slice, groups)));
+    let cuts = cuts.filter(|(_, groups)| groups * MMA_ROWS <= outputs).map(|(slice, groups)| {
+        let loads = slice * groups;
+        let depth = (1..=MOST).rev().find(|depth| loads.is_multiple_of(*depth));
+        (slice, groups, depth.expect("one divides all"))
+    });
+    cuts.clone()
+        .find(|(_, _, depth)| *depth >= ENOUGH)
+        .or_else(|| cuts.max_by_key(|(_, _, depth)| *depth))
+        .expect("four outputs are at least one group")
+}
+
+fn mma_shared_bytes(rows: u32, slice: u32, groups: u32, linear: &Linear) -> u32 {
+    let waves = THREADS / 32;
+    let stride = slice * MMA_COLUMNS + if rows > 1 { 32 } else { 0 };
+    let x = waves * rows * stride * linear.x.dtype.bytes() as u32;
+    x + 2 * waves * rows * MMA_ROWS * groups * 4
+}
+
+fn fma_shared_bytes(rows: u32, linear: &Linear) -> u32 {
+    rows * linear.x.width * linear.x.dtype.bytes() as u32
+}
+
+/// Columns that a wave of `gemv` reads at a time.
+fn step(linear: &Linear, target: &Target) -> u32 {
+    target.wave * if linear.is_wide() { 16 / linear.dtype.bytes() as u32 } else { 1 }
+}
+
+/// A product by a kernel for few rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemv {
+    /// The operands.
+    pub linear: Linear,
+    /// How it is cut.
+    pub plan: GemvPlan,
+}
+
+impl Gemv {
+    /// One launch. Steps with more rows than the plan has read the weights several times.
+    pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
+        let linear = &self.linear;
+        let (kernel, units, resident) = self.kernel(target);
+        // Shared memory may allow fewer blocks than registers do.
+        let resident = resident.min(target.shared_bytes / kernel.shared_bytes.max(1)).max(1);
+        let blocks = units.min(target.processors * resident);
+        let rows = Extent::Each { count: linear.count, per: self.plan.rows() };
+        let grid = [Extent::Fixed(blocks), Extent::Fixed(1), rows];
+        vec![LaunchSpec::on_grid(kernel, grid, &linear.arguments(step))]
+    }
+
+    /// The kernel, how many blocks have something to do, and how many a processor holds.
+    fn kernel(&self, target: &Target) -> (Kernel, u32, u32) {
+        let linear = &self.linear;
+        let kernel = |source, entry| {
+            let kernel = Kernel::new(source, entry, THREADS).define_type("OUT_T", linear.out.dtype);
+            kernel.define("INPUTS", linear.x.width).define("ROWS", self.plan.rows())
+        };
+        match self.plan {
+            GemvPlan::Mma { rows, slice, groups, depth, resident } => {
+                let kernel = kernel("gemv_mma.cu", "gemv_mma").define_type("T", linear.dtype);
+                let kernel = kernel.define("MMA", mma_define(linear.dtype)).define("SLICE", slice);
+                let kernel = kernel.define("GROUPS", groups).define("DEPTH", depth).define("KX_RESIDENT", resident);
+                let shared = mma_shared_bytes(rows, slice, groups, linear);
+                (kernel.shared(shared), linear.out.width.div_ceil(MMA_ROWS * groups), resident)
+            }
+            GemvPlan::Fma { rows, outputs, depth, staged, resident } => {
+                let kernel = kernel("gemv.cu", "gemv").define_type("X_T", linear.x.dtype);
+                let kernel = kernel.define_type("W_T", linear.dtype).define("OUTPUTS", outputs).define("DEPTH", depth);
+                let kernel = kernel.define("STAGED", u32::from(staged)).define("WIDE", u32::from(linear.is_wide()));
+                let kernel = kernel.define("KX_RESIDENT", resident);
+                let shared = if staged { fma_shared_bytes(rows, linear) } else { 0 };
+                let units = linear.out.width.div_ceil(outputs);
+                // More blocks than fit by the promise alone: these kernels need fewer registers than they may have.
+                (kernel.shared(shared), units.div_ceil(THREADS / target.wave), resident * 2)
+            }
+        }
+    }
+}

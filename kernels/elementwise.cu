@@ -1,0 +1,125 @@
+// Ops that take element by element, and copies of rows:
+//   add           out = a + b
+//   sigmoid_gate  out = a * sigmoid(b)
+//   silu_mul      out = silu(a) * b
+//   embed         out[t] = table[tokens[t]]
+//   gather_rows   out[s] = a[index[s]]
+//
+// Activations are [rows, width] X_T with row strides in elements; the table is [vocab, width] W_T. Arithmetic is f32.
+// `out` of the first three may be `a` or `b`.
+//
+// A block takes a tile of TILE_ROWS rows and TILE_COLUMNS columns, grid (row tiles, column tiles); a thread takes VECTOR
+// neighbouring elements of two rows, both loaded before the first is stored. VECTOR is 8 where every row of every
+// operand begins at a multiple of 16 bytes and the width is a multiple of 8, else 1. The least a kernel can take is the
+// time of its bytes: each input once, each output once.
+//
+// Defines: X_T, W_T (embed), VECTOR, THREADS = 4 * 64.
+#include "kx.h"
+
+#define TILE_ROWS 8
+#define TILE_LANES 64
+#define TILE_COLUMNS (TILE_LANES * VECTOR)
+#define ROW_LANES (THREADS / TILE_LANES)
+#define ROWS_EACH (TILE_ROWS / ROW_LANES)
+
+template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
+#if VECTOR == 8
+    kx_load8(out, from);
+#else
+    out[0] = kx_float(*from);
+#endif
+}
+template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
+#if VECTOR == 8
+    kx_store8(to, in);
+#else
+    kx_store(to, in[0]);
+#endif
+}
+
+// Where a thread works: elements `column` and the next of rows `row`, `row` + ROW_LANES, ...
+struct Place {
+    u32 row, column;
+};
+KX_DEV Place place() {
+    return Place{kx_block_x() * TILE_ROWS + kx_tid() / TILE_LANES,
+                 kx_block_y() * TILE_COLUMNS + kx_tid() % TILE_LANES * VECTOR};
+}
+
+struct PairArgs {
+    const u32* rows; // one number: how many rows there are
+    const X_T* a;    // [rows, width]
+    const X_T* b;    // [rows, width]
+    X_T* out;        // [rows, width]
+    u32 a_stride, b_stride, out_stride, width;
+};
+
+struct Sum {
+    static KX_DEV_MEMBER f32 of(f32 a, f32 b) { return a + b; }
+};
+struct SigmoidGate {
+    static KX_DEV_MEMBER f32 of(f32 a, f32 b) { return a * kx_sigmoid(b); }
+};
+struct SiluMul {
+    static KX_DEV_MEMBER f32 of(f32 a, f32 b) { return kx_silu(a) * b; }
+};
+
+template <class Function> KX_DEV void pairwise(const PairArgs& args) {
+    kx_let_next_start();
+    kx_wait_for_previous();
+    const Place at = place();
+    if (at.column >= args.width) return;
+    const u32 rows = *args.rows;
+    f32 a[ROWS_EACH][VECTOR], b[ROWS_EACH][VECTOR];
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS_EACH; i++) {
+        const u64 row = at.row + i * ROW_LANES;
+        if (row < rows) {
+            load(a[i], args.a + row * args.a_stride + at.column);
+            load(b[i], args.b + row * args.b_stride + at.column);
+        }
+    }
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS_EACH; i++) {
+        const u64 row = at.row + i * ROW_LANES;
+        if (row < rows) {
+            KX_UNROLL
+            for (u32 j = 0; j < VECTOR; j++) a[i][j] = Function::of(a[i][j], b[i][j]);
+            store(args.out + row * args.out_stride + at.column, a[i]);
+        }
+    }
+}
+
+KX_KERNEL(add, PairArgs, THREADS) { pairwise<Sum>(args); }
+KX_KERNEL(sigmoid_gate, PairArgs, THREADS) { pairwise<SigmoidGate>(args); }
+KX_KERNEL(silu_mul, PairArgs, THREADS) { pairwise<SiluMul>(args); }
+
+template <class From> struct PickArgs {
+    const u32* rows;  // one number: how many rows there are
+    const u32* index; // [rows]: which row of `from` each of them is
+    const From* from; // [any, width]
+    X_T* out;         // [rows, width]
+    u32 from_stride, out_stride, width, padding;
+};
+
+template <class From> KX_DEV void pick(const PickArgs<From>& args) {
+    kx_let_next_start();
+    kx_wait_for_previous();
+    const Place at = place();
+    if (at.column >= args.width) return;
+    const u32 rows = *args.rows;
+    f32 values[ROWS_EACH][VECTOR];
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS_EACH; i++) {
+        const u32 row = at.row + i * ROW_LANES;
+        if (row < rows) load(values[i], args.from + (u64)args.index[row] * args.from_stride + at.column);
+    }
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS_EACH; i++) {
+        const u64 row = at.row + i * ROW_LANES;
+        if (row < rows) store(args.out + row * args.out_stride + at.column, values[i]);
+    }
+}
+
+KX_KERNEL(embed, PickArgs<W_T>, THREADS) { pick(args); }
+KX_KERNEL(gather_rows, PickArgs<X_T>, THREADS) { pick(args); }

@@ -1,0 +1,133 @@
+// The zero-centred RMS norm of rows: out = x * rsqrt(mean(x^2) + eps) * (1 + weight).
+//
+// x, out: [rows, WIDTH] X_T with row strides in elements; weight: [WIDTH] f32. Arithmetic is f32. `out` may be `x`.
+//
+// A block takes ROWS rows at once: each thread holds ITEMS times VECTOR elements of each of them in registers, so that
+// memory is read once, with all loads in flight before the first sum, and one barrier serves all rows. The weight is
+// loaded before the previous kernel has ended. VECTOR is 8 where every row begins at a multiple of 16 bytes and WIDTH is
+// a multiple of 8, else 1. Each row's sum has an order of its own that depends on WIDTH and THREADS only. Rows that don't
+// fit into registers have a kernel that reads them twice, one to a block.
+//
+// The least it can take is the time to read and write each element once.
+//
+// Defines: X_T, WIDTH, VECTOR, ROWS, THREADS.
+#include "kx.h"
+
+#define VECTORS ((WIDTH + VECTOR - 1) / VECTOR)
+#define ITEMS ((VECTORS + THREADS - 1) / THREADS)
+#define WAVES (THREADS / KX_WAVE)
+#define MOST_ITEMS 4
+
+struct RmsNormArgs {
+    const u32* rows;   // one number: how many rows there are
+    const X_T* x;      // [rows, WIDTH]
+    const f32* weight; // [WIDTH]
+    X_T* out;          // [rows, WIDTH]
+    u32 x_stride, out_stride;
+    f32 eps;
+    u32 padding;
+};
+
+template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
+#if VECTOR == 8
+    kx_load8(out, from);
+#else
+    out[0] = kx_float(*from);
+#endif
+}
+
+template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
+#if VECTOR == 8
+    kx_store8(to, in);
+#else
+    kx_store(to, in[0]);
+#endif
+}
+
+#if ITEMS <= MOST_ITEMS
+KX_KERNEL(rms_norm, RmsNormArgs, THREADS) {
+    KX_SHARED f32 sums[WAVES][ROWS];
+    kx_let_next_start();
+
+    f32 weight[ITEMS][VECTOR];
+    KX_UNROLL
+    for (u32 item = 0; item < ITEMS; item++) {
+        const u32 at = (item * THREADS + kx_tid()) * VECTOR;
+        if (at < WIDTH) load(weight[item], args.weight + at);
+    }
+
+    kx_wait_for_previous();
+    const u32 rows = *args.rows, first = kx_block_x() * ROWS;
+    f32 x[ROWS][ITEMS][VECTOR];
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        KX_UNROLL
+        for (u32 item = 0; item < ITEMS; item++) {
+            const u32 at = (item * THREADS + kx_tid()) * VECTOR;
+            // x has a row wherever the grid has a block, so the first one needs not wait for their number.
+            if (at < WIDTH && (i == 0 || first + i < rows)) {
+                load(x[i][item], args.x + (u64)(first + i) * args.x_stride + at);
+            } else {
+                KX_UNROLL
+                for (u32 j = 0; j < VECTOR; j++) x[i][item][j] = 0.0f;
+            }
+        }
+    }
+
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        f32 sum = 0.0f;
+        KX_UNROLL
+        for (u32 item = 0; item < ITEMS; item++) {
+            KX_UNROLL
+            for (u32 j = 0; j < VECTOR; j++) sum = kx_fma(x[i][item][j], x[i][item][j], sum);
+        }
+        sum = kx_wave_sum(sum);
+        if (kx_tid() % KX_WAVE == 0) sums[kx_tid() / KX_WAVE][i] = sum;
+    }
+    kx_sync();
+
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        f32 sum = 0.0f;
+        KX_UNROLL
+        for (u32 wave = 0; wave < WAVES; wave++) sum += sums[wave][i];
+        const f32 scale = kx_rsqrt(sum * (1.0f / WIDTH) + args.eps);
+        KX_UNROLL
+        for (u32 item = 0; item < ITEMS; item++) {
+            const u32 at = (item * THREADS + kx_tid()) * VECTOR;
+            if (at < WIDTH && first + i < rows) {
+                f32 out[VECTOR];
+                KX_UNROLL
+                for (u32 j = 0; j < VECTOR; j++) out[j] = x[i][item][j] * scale * (1.0f + weight[item][j]);
+                store(args.out + (u64)(first + i) * args.out_stride + at, out);
+            }
+        }
+    }
+}
+#else
+KX_KERNEL(rms_norm_long, RmsNormArgs, THREADS) {
+    KX_SHARED f32 sums[WAVES];
+    kx_let_next_start();
+    kx_wait_for_previous();
+    const u64 row = kx_block_x();
+    if (row >= *args.rows) return;
+    const X_T* const x = args.x + row * args.x_stride;
+    X_T* const out = args.out + row * args.out_stride;
+
+    f32 sum = 0.0f, values[VECTOR], weight[VECTOR];
+    for (u32 at = kx_tid() * VECTOR; at < WIDTH; at += THREADS * VECTOR) {
+        load(values, x + at);
+        KX_UNROLL
+        for (u32 j = 0; j < VECTOR; j++) sum = kx_fma(values[j], values[j], sum);
+    }
+    const f32 scale = kx_rsqrt(kx_block_sum<THREADS>(sum, sums) * (1.0f / WIDTH) + args.eps);
+    for (u32 at = kx_tid() * VECTOR; at < WIDTH; at += THREADS * VECTOR) {
+        load(values, x + at);
+        load(weight, args.weight + at);
+        KX_UNROLL
+        for (u32 j = 0; j < VECTOR; j++) values[j] = values[j] * scale * (1.0f + weight[j]);
+        store(out + at, values);
+    }
+}
+#endif
