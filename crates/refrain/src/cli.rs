@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod device;
 pub mod engine;
 pub mod explain;
 pub mod model;
@@ -58,6 +59,9 @@ pub enum Command {
     /// Show what a model is made of and what it can cost at best
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Box<explain::ExplainArgs>),
+    /// List the devices with what was measured on them, and what can't be used and why
+    #[command(after_help = DEVICE_EXAMPLES)]
+    Device(device::DeviceCommandArgs),
     /// Print the completions of a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -92,6 +96,11 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   refrain explain
   refrain explain ./Qwen3.5-4B --tokens 8192 --bandwidth 40G --flops 2T";
+
+const DEVICE_EXAMPLES: &str = "\
+Examples:
+  refrain device
+  refrain device --device cuda:0 --check --json";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Example:
@@ -146,7 +155,7 @@ impl Cli {
         }
         self.log.log_level.unwrap_or(match self.command {
             Command::Serve(_) | Command::Bench(_) => LogLevel::Info,
-            Command::Chat(_) | Command::Explain(_) | Command::Completions { .. } => LogLevel::Warn,
+            Command::Chat(_) | Command::Explain(_) | Command::Device(_) | Command::Completions { .. } => LogLevel::Warn,
         })
     }
 
@@ -160,7 +169,7 @@ impl Cli {
                 bench::BenchCommand::Throughput(args) => Some(&args.engine),
                 bench::BenchCommand::Serve(_) => None,
             },
-            Command::Completions { .. } => None,
+            Command::Device(_) | Command::Completions { .. } => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod device;
 mod explain;
 mod serve;
 
@@ -38,7 +39,7 @@ pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Resul
             BenchCommand::Throughput(args) => Some(&args.engine),
             BenchCommand::Serve(_) => None,
         },
-        Command::Serve(_) | Command::Completions { .. } => None,
+        Command::Serve(_) | Command::Device(_) | Command::Completions { .. } => None,
     };
     for flag in engine.map(EngineArgs::server_only).unwrap_or_default() {
         tracing::warn!("{flag} has no effect here: it means something to `refrain serve` only");
@@ -48,6 +49,7 @@ pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Resul
         Command::Chat(args) => chat::run(&args, &invocation),
         Command::Bench(command) => bench::run(&command, &invocation),
         Command::Explain(args) => explain::run(&args),
+        Command::Device(args) => device::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "refrain", &mut script);

@@ -1,24 +1,26 @@
 //! From a model's name and some settings to a running engine.
 
+mod device;
 mod plan;
 mod progress;
 mod settings;
 mod texts;
 mod types;
 
+pub use device::{Device, DeviceChoice, GpuSettings, open};
 pub use plan::{DEFAULT_MAX_NUM_BATCHED_TOKENS, PlanInputs, Planned, plan};
 pub use settings::{Setting, Settings, human_bytes};
-pub use types::{Types, choose, flag_name};
+pub use types::{choose, flag_name, precision};
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
+use refrain_cpu::{CpuOptions, UsableMemory};
 use refrain_device::DeviceError;
 use refrain_engine::{Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, SchedulingPolicy};
 use refrain_model::{Dtype, HubAccess, Model, ModelError, ModelSource, ResolveOptions};
-use refrain_program::{Program, ProgramError};
+use refrain_program::{BuildOptions, Program, ProgramError};
 use refrain_server::TextEngine;
 use serde_json::{Map, Value, json};
 
@@ -67,7 +69,11 @@ pub struct LoadOptions {
     pub max_num_queued_reqs: Option<usize>,
     /// Most prompt tokens that may wait.
     pub max_num_queued_tokens: Option<usize>,
-    /// Compute threads.
+    /// What computes.
+    pub device: DeviceChoice,
+    /// What GPUs are looked for and compiled with.
+    pub gpu: GpuSettings,
+    /// Compute threads of the CPU backend.
     pub threads: Option<usize>,
     /// Seed of requests without one.
     pub seed: Option<u64>,
@@ -112,7 +118,7 @@ pub struct Report {
     pub memory: MemoryPlan,
     /// Memory that this process may use.
     pub usable: UsableMemory,
-    /// Compute threads.
+    /// Compute threads of the CPU backend; 0 on a GPU.
     pub threads: usize,
     /// Seconds to read the model's files, without the weights.
     pub open_seconds: f64,
@@ -164,8 +170,8 @@ pub struct Prepared {
     pub program: Program,
     /// The plan.
     pub planned: Planned,
-    /// How the backend computes.
-    pub cpu: CpuOptions,
+    /// The device.
+    pub device: Device,
     /// Every setting so far.
     pub settings: Settings,
     /// Memory that this process may use.
@@ -195,7 +201,10 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     texts::replace(&mut model, options, &mut settings)?;
 
     let stored = model.checkpoint.widest_matrix_dtype();
-    let types = choose(options.dtype, options.kv_cache_dtype, stored);
+    let threads = options.threads.unwrap_or_else(refrain_cpu::default_threads);
+    let cpu = CpuOptions { threads, precision: precision(options.dtype.unwrap_or(stored)), isa: None };
+    let (device, device_origin) = open(options.device, cpu, &options.gpu)?;
+    let types = choose(options.dtype, options.kv_cache_dtype, stored, &device);
     match options.dtype {
         Some(dtype) => settings.push("dtype", describe_types(dtype, &types, stored), Origin::Given),
         None => settings.push("dtype", describe_types(stored, &types, stored), Origin::File("*.safetensors")),
@@ -204,12 +213,10 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
         Some(_) => Origin::Given,
         None => Origin::Derived("dtype".to_owned()),
     };
-    settings.push("kv_cache_dtype", flag_name(types.build.kv_cache), kv_origin);
-    let program = Program::build(&model.config, &types.build)?;
+    settings.push("kv_cache_dtype", flag_name(types.kv_cache), kv_origin);
+    let program = Program::build(&model.config, &types)?;
 
-    let threads = options.threads.unwrap_or_else(refrain_cpu::default_threads);
-    let cpu = CpuOptions { threads, precision: types.precision, isa: None };
-    let usable = refrain_cpu::usable_memory();
+    let usable = device.usable()?;
     let inputs = PlanInputs {
         model_max_len: model.config.max_position_embeddings,
         max_model_len: options.max_model_len,
@@ -220,14 +227,26 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
         kv_cache_memory_bytes: options.kv_cache_memory_bytes,
         num_blocks_override: options.num_gpu_blocks_override,
     };
-    let planned = plan(&inputs, |limits| refrain_cpu::footprint(&program, limits, &cpu))?;
+    let planned = plan(&inputs, device.footprint(&program)?)?;
     describe_plan(&mut settings, options, &planned);
-    settings.push("device", "cpu", Origin::Given);
+    settings.push("device", device.name(), device_origin);
     settings.push("enforce_eager", "ops one by one, the only mode yet", Origin::Given);
-    let threads_origin = if options.threads.is_some() { Origin::Given } else { Origin::Derived("cores".to_owned()) };
-    settings.push("threads", threads, threads_origin);
+    match &device {
+        Device::Cpu(cpu) => {
+            let derived = Origin::Derived("cores".to_owned());
+            settings.push("threads", cpu.threads, if options.threads.is_some() { Origin::Given } else { derived });
+        }
+        Device::Gpu(_, gpu) => {
+            if options.threads.is_some() {
+                let why = format!("belongs to the CPU backend, but the device is {}; leave it out", device.name());
+                return Err(LoadError::Setting { flag: "--threads", why });
+            }
+            let cache = gpu.kernel_cache_dir.as_ref().map_or("none".to_owned(), |dir| dir.display().to_string());
+            settings.push("kernel_cache_dir", cache, Origin::Given);
+        }
+    }
     let open_seconds = start.elapsed().as_secs_f64();
-    Ok(Prepared { model, program, planned, cpu, settings, usable, open_seconds })
+    Ok(Prepared { model, program, planned, device, settings, usable, open_seconds })
 }
 
 /// Refuses settings of a Hugging Face repository for a model that comes from elsewhere.
@@ -252,11 +271,11 @@ fn refuse_hub_settings(source: &ModelSource, resolve: &ResolveOptions) -> Result
 /// # Errors
 /// [`LoadError`].
 pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
-    let Prepared { model, program, planned, cpu, settings, usable, open_seconds } = prepare(options)?;
+    let Prepared { model, program, planned, device, settings, usable, open_seconds } = prepare(options)?;
     let start = Instant::now();
     progress.set_length(model.checkpoint.total_bytes());
     let weights = progress::Counted::new(&model.checkpoint, progress);
-    let backend = CpuBackend::load(&program, &weights, planned.limits, planned.memory.pools, &cpu)?;
+    let backend = device.load(&program, &weights, planned.limits, planned.memory.pools, &|_, _| {})?;
     progress.finish_and_clear();
     let config = EngineConfig {
         max_num_seqs: planned.limits.max_segments,
@@ -270,7 +289,7 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         vocab_size: program.vocab_size,
         seed: options.seed.unwrap_or(0),
     };
-    let engine = Engine::start(Box::new(backend), config)?;
+    let engine = Engine::start(backend, config)?;
     let defaults = (&model.generation).into();
     let text = TextEngine::new(engine.clone(), model.tokenizer.clone(), model.template.clone(), defaults);
     let served_model_names = if options.served_model_names.is_empty() {
@@ -282,19 +301,19 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         settings,
         memory: planned.memory,
         usable,
-        threads: cpu.threads,
+        threads: device.threads(),
         open_seconds,
         weights_seconds: start.elapsed().as_secs_f64(),
     };
     Ok(Loaded { model, program, engine, text, served_model_names, report })
 }
 
-fn describe_types(dtype: Dtype, types: &Types, stored: Dtype) -> String {
+fn describe_types(dtype: Dtype, types: &BuildOptions, stored: Dtype) -> String {
     let name = flag_name(dtype);
-    match (types.build.weights == dtype, types.build.weights == stored) {
+    match (types.weights == dtype, types.weights == stored) {
         (true, true) => name.to_owned(),
         (true, false) => format!("{name} (weights converted from {})", flag_name(stored)),
-        (false, _) => format!("{name} (weights stay {})", flag_name(types.build.weights)),
+        (false, _) => format!("{name} (weights stay {})", flag_name(types.weights)),
     }
 }
 

@@ -19,6 +19,19 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("refrain-server", &["refrain-engine", "refrain-model"]),
     ("refrain-bench", &["refrain-engine", "refrain-server"]),
     ("refrain-testkit", &["refrain-model", "refrain-program", "refrain-device"]),
+    // A tool of the repository and no part of the program, so it may take the compilers of the tests.
+    (
+        "xtask",
+        &[
+            "refrain-model",
+            "refrain-program",
+            "refrain-device",
+            "refrain-gpu",
+            "refrain-cuda",
+            "refrain-hip",
+            "refrain-testkit",
+        ],
+    ),
     (
         "refrain",
         &[

@@ -1,12 +1,14 @@
 //! Memory, scheduling, device and modes: everything about the engine that is not the model.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use refrain_engine::SchedulingPolicy;
 use serde_json::Value;
 
 use super::model::ModelArgs;
 use super::values::{DtypeArg, MaxModelLen, at_least_one, bytes, fraction, human_readable_int};
-use crate::load::LoadOptions;
+use crate::load::{DeviceChoice, GpuSettings, LoadOptions};
 
 /// Flags of vLLM that ask for what is not there yet: known, so that they are answered better than a misspelt flag is.
 #[derive(Args, Clone, Debug)]
@@ -138,9 +140,22 @@ pub struct SchedulerArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// What computes: auto or cpu [default: auto]
+    /// What computes: auto (the first GPU that can be used, else the CPU), cpu, cuda, cuda:N, hip, hip:N, or sim (a
+    /// simulated GPU, very slow) [default: auto]
     #[arg(long, value_name = "DEVICE", value_parser = device)]
-    pub device: Option<String>,
+    pub device: Option<DeviceChoice>,
+
+    /// Where compiled kernels are kept [default: refrain/kernels in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub kernel_cache_dir: Option<PathBuf>,
+
+    /// A folder with packs of kernels compiled ahead; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub kernel_pack_dir: Vec<PathBuf>,
+
+    /// A folder with the libraries of CUDA or HIP, looked at before the system's; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub gpu_library_dir: Vec<PathBuf>,
 
     /// Threads of the CPU backend [default: one for each core that the process may use]
     #[arg(long, value_name = "THREADS", value_parser = at_least_one)]
@@ -166,6 +181,24 @@ pub struct CompileArgs {
     /// Optimization level; only 0 is available yet
     #[arg(long, short = 'O', value_name = "LEVEL", value_parser = optimization_level)]
     pub optimization_level: Option<u8>,
+}
+
+impl DeviceArgs {
+    /// What GPUs are looked for and compiled with.
+    pub fn gpu_settings(&self) -> GpuSettings {
+        GpuSettings {
+            library_dirs: self.gpu_library_dir.clone(),
+            kernel_cache_dir: self.kernel_cache_dir.clone().or_else(default_kernel_cache_dir),
+            kernel_pack_dirs: self.kernel_pack_dir.clone(),
+        }
+    }
+}
+
+/// `refrain/kernels` in the user's cache folder; none for a user without a home.
+fn default_kernel_cache_dir() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(cache.join("refrain/kernels"))
 }
 
 impl EngineArgs {
@@ -196,6 +229,8 @@ impl EngineArgs {
             scheduling_policy: scheduler.scheduling_policy.map(SchedulingPolicy::from),
             max_num_queued_reqs: scheduler.max_num_queued_reqs,
             max_num_queued_tokens: scheduler.max_num_queued_tokens,
+            device: device.device.unwrap_or_default(),
+            gpu: device.gpu_settings(),
             threads: device.threads,
             seed: model.seed,
         }
@@ -280,12 +315,8 @@ fn ssm_cache_dtype(text: &str) -> Result<String, String> {
     }
 }
 
-fn device(text: &str) -> Result<String, String> {
-    match text {
-        "auto" | "cpu" => Ok(text.to_owned()),
-        "cuda" | "hip" | "sim" => Err("this device is not available yet; use cpu or auto".to_owned()),
-        _ => Err("must be auto or cpu".to_owned()),
-    }
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse()
 }
 
 fn tensor_parallel_size(text: &str) -> Result<usize, String> {

@@ -10,7 +10,7 @@ use refrain::load::Loaded;
 use refrain_bench::serve::ServeOptions;
 use refrain_bench::{Arrivals, BANDWIDTH_BUFFER_BYTES, EngineFacts, RandomWorkload, Vocabulary, latency, throughput};
 use refrain_program::StepShape;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Invocation, load_engine, print, progress_bar, runtime};
 
@@ -24,6 +24,10 @@ pub fn run(command: &BenchCommand, invocation: &Invocation<'_>) -> anyhow::Resul
 }
 
 fn run_latency(args: &LatencyArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
+    let batch = (args.options.batch_size * args.options.n).max(1);
+    let loaded = load_engine(&args.engine, Some((batch, "the batch")), invocation)?;
+    // What the CPU's memory can do says nothing about a GPU; `refrain device` measures those.
+    let skip_bandwidth = args.options.skip_bandwidth || loaded.engine.device().kind != "cpu";
     let options = latency::LatencyOptions {
         input_len: args.options.input_len,
         output_len: args.options.output_len,
@@ -32,10 +36,8 @@ fn run_latency(args: &LatencyArgs, invocation: &Invocation<'_>) -> anyhow::Resul
         num_iters_warmup: args.options.num_iters_warmup,
         num_iters: args.options.num_iters,
         seed: args.engine.model.seed.unwrap_or(0),
-        bandwidth_bytes: if args.options.skip_bandwidth { 0 } else { BANDWIDTH_BUFFER_BYTES },
+        bandwidth_bytes: if skip_bandwidth { 0 } else { BANDWIDTH_BUFFER_BYTES },
     };
-    let batch = (args.options.batch_size * args.options.n).max(1);
-    let loaded = load_engine(&args.engine, Some((batch, "the batch")), invocation)?;
     let facts = facts(&loaded, invocation);
     let bar = progress_bar("Iterations")?;
     let report = runtime()?.block_on(latency::run(&loaded.engine, &options, facts, &bar))?;
@@ -105,6 +107,7 @@ fn facts(loaded: &Loaded, invocation: &Invocation<'_>) -> EngineFacts {
     let device = loaded.engine.device();
     let mut extra = Map::new();
     extra.insert("memory_plan".to_owned(), loaded.report.memory_json());
+    extra.insert("weights_seconds".to_owned(), json!(loaded.report.weights_seconds));
     extra.insert("settings".to_owned(), Value::Object(loaded.report.settings.to_json()));
     EngineFacts {
         model_id: loaded.model.name.clone(),

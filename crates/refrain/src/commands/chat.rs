@@ -158,7 +158,8 @@ fn tell_if_cut_off(reason: &StopCause, tokens: usize) {
 
 /// Reads questions and prints answers until the user leaves.
 fn talk(conversation: &mut Conversation, loaded: &Loaded, runtime: &Runtime) -> anyhow::Result<()> {
-    println!("{} (cpu: {}). /help tells more.", loaded.model.name, loaded.engine.device().compute);
+    let device = loaded.engine.device();
+    println!("{} ({}: {}). /help tells more.", loaded.model.name, device.kind, device.compute);
     let mut editor = DefaultEditor::new().context("can't read from this terminal")?;
     loop {
         let line = match editor.readline("> ") {

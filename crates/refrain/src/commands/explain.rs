@@ -1,11 +1,12 @@
 //! `refrain explain`.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use refrain::cli::explain::ExplainArgs;
-use refrain::load::{Prepared, prepare};
+use refrain::load::{Device, prepare};
 use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
-use refrain_cpu::{Isa, Precision, SimdLevel};
+use refrain_cpu::{CpuOptions, Isa, Precision, SimdLevel};
 use refrain_device::BLOCK_TOKENS;
+use refrain_gpu::{MEASURED_BYTES, measure};
 use refrain_program::{Ceilings, ExplainOptions, explain};
 
 use super::print;
@@ -13,13 +14,25 @@ use super::print;
 /// Prints what the model is made of, what it needs and what it can cost at best.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let prepared = prepare(&args.engine.load_options())?;
-    let (bandwidth, bandwidth_source) = match args.options.bandwidth {
-        Some(bandwidth) => (bandwidth, "as given"),
-        None => (read_bandwidth(prepared.cpu.threads, BANDWIDTH_BUFFER_BYTES), "measured"),
+    let given = (args.options.bandwidth, args.options.flops);
+    let measured = match &prepared.device {
+        // What is given for both need not be measured.
+        Device::Gpu(runtime, _) if given.0.is_none() || given.1.is_none() => Some(measure(runtime, MEASURED_BYTES)?),
+        _ => None,
     };
-    let (flops, flops_source) = match args.options.flops {
-        Some(flops) => (flops, "as given".to_owned()),
-        None => nominal_flops(&prepared),
+    let (bandwidth, bandwidth_source) = match (given.0, measured, &prepared.device) {
+        (Some(bandwidth), ..) => (bandwidth, "as given"),
+        (None, Some(measured), _) => (measured.read_bandwidth, "measured"),
+        (None, None, device) => (read_bandwidth(device.threads(), BANDWIDTH_BUFFER_BYTES), "measured"),
+    };
+    let (flops, flops_source) = match (given.1, measured, &prepared.device) {
+        (Some(flops), ..) => (flops, "as given".to_owned()),
+        (None, Some(measured), _) => match measured.bf16_flops {
+            Some(flops) => (flops, "measured".to_owned()),
+            None => bail!("no library of matrix products tells what {} can do; give --flops", prepared.device.name()),
+        },
+        (None, None, Device::Cpu(cpu)) => nominal_flops(cpu),
+        (None, None, Device::Gpu(..)) => unreachable!("it was measured"),
     };
     let options = ExplainOptions {
         model: prepared.model.name.clone(),
@@ -39,9 +52,9 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 
 /// What the cores could do if nothing held them up: operations in a cycle times the clock. The clock falls under load,
 /// so nothing reaches it.
-fn nominal_flops(prepared: &Prepared) -> (f64, String) {
+fn nominal_flops(cpu: &CpuOptions) -> (f64, String) {
     let isa = Isa::detect();
-    let per_cycle = match (prepared.cpu.precision, isa, isa.simd()) {
+    let per_cycle = match (cpu.precision, isa, isa.simd()) {
         // One tile product of 16 x 16 x 32 multiply-adds every 16 cycles.
         (Precision::Bf16, Isa::Amx, _) => 1024.0,
         // Two units of 16 lanes of pairs, each a multiply-add.
@@ -52,7 +65,7 @@ fn nominal_flops(prepared: &Prepared) -> (f64, String) {
     };
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let (clock, assumed) = clock(&cpuinfo).map_or((2e9, ", clock assumed"), |clock| (clock, ""));
-    let threads = prepared.cpu.threads;
+    let threads = cpu.threads;
     let source = format!("nominal: {threads} x {per_cycle:.0} a cycle ({isa}) at {:.1} GHz{assumed}", clock / 1e9);
     (threads as f64 * per_cycle * clock, source)
 }

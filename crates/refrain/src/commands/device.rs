@@ -1,0 +1,245 @@
+//! `refrain device`.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use refrain::cli::device::DeviceCommandArgs;
+use refrain::load::{DeviceChoice, GpuSettings, human_bytes, open};
+use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
+use refrain_cpu::{CpuOptions, Isa, Precision};
+use refrain_device::{DeviceError, Runtime};
+use refrain_gpu::check::{Outcome, Rig, Scale, cases};
+use refrain_gpu::{MEASURED_BYTES, Measured, Target, measure};
+use serde_json::{Value, json};
+
+use super::print;
+
+/// Lists the devices, and checks their kernels when asked to.
+pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
+    let choice = args.device.device.unwrap_or_default();
+    let gpu = args.device.gpu_settings();
+    let mut report = Report::default();
+    if matches!(choice, DeviceChoice::Auto | DeviceChoice::Cpu) {
+        report.cpu(args);
+    }
+    for device in gpus(choice, &gpu) {
+        match device {
+            Ok(runtime) => report.gpu(&runtime, args)?,
+            Err((name, error)) if choice == DeviceChoice::Auto => report.unusable(&name, &error),
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+    let text = if args.json {
+        serde_json::to_string_pretty(&report.json).context("can't write the report")? + "\n"
+    } else {
+        report.text
+    };
+    print(text.as_bytes())?;
+    match report.failed {
+        0 => Ok(()),
+        failed => bail!("{failed} of the checked kernels are wrong"),
+    }
+}
+
+/// The GPUs of a choice: each one opened, or why it can't be used.
+fn gpus(choice: DeviceChoice, gpu: &GpuSettings) -> Vec<Result<Arc<dyn Runtime>, (String, DeviceError)>> {
+    let opened = |choice: DeviceChoice| {
+        let unused = CpuOptions { threads: 1, precision: Precision::F32, isa: None };
+        match open(choice, unused, gpu) {
+            Ok((refrain::load::Device::Gpu(runtime, _), _)) => Ok(runtime),
+            Ok((refrain::load::Device::Cpu(_), _)) => unreachable!("a GPU was named"),
+            Err(error) => Err((choice.to_string(), error)),
+        }
+    };
+    match choice {
+        DeviceChoice::Cpu => Vec::new(),
+        DeviceChoice::Auto => {
+            let cuda = refrain_cuda::devices(&gpu.cuda()).map(|devices| devices.len());
+            let hip = refrain_hip::devices(&gpu.hip()).map(|devices| devices.len());
+            let all = |name: &str, count: Result<usize, DeviceError>, device: fn(usize) -> DeviceChoice| match count {
+                Ok(count) => (0..count).map(|index| opened(device(index))).collect(),
+                Err(error) => vec![Err((name.to_owned(), error))],
+            };
+            let mut found: Vec<_> = all("cuda", cuda, DeviceChoice::Cuda);
+            found.extend(all("hip", hip, DeviceChoice::Hip));
+            found
+        }
+        named => vec![opened(named)],
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    text: String,
+    json: Vec<Value>,
+    failed: usize,
+}
+
+impl Report {
+    fn line(&mut self, line: &str) {
+        self.text += line;
+        self.text.push('\n');
+    }
+
+    fn cpu(&mut self, args: &DeviceCommandArgs) {
+        let threads = args.device.threads.unwrap_or_else(refrain_cpu::default_threads);
+        let (name, isa) = (refrain_cpu::processor_name(), Isa::detect());
+        let bandwidth = (!args.no_measure).then(|| read_bandwidth(threads, BANDWIDTH_BUFFER_BYTES));
+        let usable = refrain_cpu::usable_memory();
+        self.line(&format!("cpu     {name}, {isa}, {threads} threads"));
+        let may = human_bytes(usize::try_from(usable.bytes).unwrap_or(usize::MAX));
+        self.line(&format!("        {may} of memory may be used ({})", usable.limited_by));
+        if let Some(bandwidth) = bandwidth {
+            self.line(&format!("        reads {}", rate(bandwidth, "B/s")));
+        }
+        self.json.push(json!({
+            "device": "cpu", "name": name, "isa": isa.to_string(), "threads": threads,
+            "usable_bytes": usable.bytes, "read_bytes_per_second": bandwidth,
+        }));
+    }
+
+    fn unusable(&mut self, name: &str, error: &DeviceError) {
+        self.line(&format!("{name:<7} can't be used: {error}"));
+        self.json.push(json!({ "device": name, "problem": error.to_string() }));
+    }
+
+    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, args: &DeviceCommandArgs) -> anyhow::Result<()> {
+        let info = runtime.info();
+        let name = if info.kind == "sim" { "sim".to_owned() } else { format!("{}:{}", info.kind, info.index) };
+        let memory = runtime.memory()?;
+        self.line(&format!("{name:<7} {}, {}, driver {}", info.name, info.arch, info.driver));
+        self.line(&format!(
+            "        {} of {} free, {} processors, waves of {}, {} shared memory a block",
+            human_bytes(memory.free),
+            human_bytes(memory.total),
+            info.processors,
+            info.wave,
+            human_bytes(info.shared_bytes as usize)
+        ));
+        let compiler = runtime.compiler().map(|compiler| compiler.describe());
+        self.line(&match &compiler {
+            Ok(compiler) => format!("        kernels are compiled by {compiler}"),
+            Err(error) => format!("        kernels can't be compiled: {error}"),
+        });
+        let gemm = runtime.gemm().map(|gemm| gemm.describe());
+        self.line(&format!("        products by {}", gemm.as_deref().unwrap_or("own kernels: no library was found")));
+        // The simulated GPU is no faster or slower than this machine's CPU; its figures would say nothing.
+        let measured = match info.kind {
+            "sim" => None,
+            _ if args.no_measure || compiler.is_err() => None,
+            _ => Some(measure(runtime, MEASURED_BYTES)?),
+        };
+        if let Some(measured) = &measured {
+            self.line(&format!("        {}", describe(measured)));
+        }
+        let mut json = json!({
+            "device": name, "name": info.name, "arch": info.arch, "driver": info.driver, "wave": info.wave,
+            "processors": info.processors, "free_bytes": memory.free, "total_bytes": memory.total,
+            "compiler": compiler.ok(), "products": gemm, "measured": measured.map(|measured| measured_json(&measured)),
+        });
+        if args.check {
+            json["check"] = self.check(runtime, args, measured.as_ref())?;
+        }
+        self.json.push(json);
+        Ok(())
+    }
+
+    fn check(
+        &mut self,
+        runtime: &Arc<dyn Runtime>,
+        args: &DeviceCommandArgs,
+        measured: Option<&Measured>,
+    ) -> anyhow::Result<Value> {
+        let scale = args.shapes.map_or(Scale::Ragged, Scale::from);
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+        let seed = args.check_seed.unwrap_or_else(clock);
+        let rig = Rig::new(runtime.clone(), seed, scale == Scale::Model)?;
+        self.line(&format!("        kernels against double precision, seed {seed}:"));
+        let mut rows = Vec::new();
+        for case in cases(&Target::from(runtime.info()), scale) {
+            let title = format!("{} {}", case.kernel, case.name);
+            if args.only.as_ref().is_some_and(|only| !title.contains(only.as_str())) {
+                continue;
+            }
+            let outcome = (case.run)(&rig).with_context(|| title.clone())?;
+            self.failed += usize::from(!outcome.passes());
+            let share = measured.and_then(|measured| roofline_share(&outcome, measured));
+            let verdict = if outcome.passes() { "ok   " } else { "WRONG" };
+            let time = outcome.seconds.map_or(String::new(), |seconds| format!("  {:9.1} µs", seconds * 1e6));
+            let percent = share.map_or(String::new(), |share| format!("  {:5.1} % of the roofline", share * 100.0));
+            self.line(&format!("        {verdict} {title:<60} error {:.1e} of {:.1e}{time}{percent}", outcome.error, outcome.tolerance));
+            rows.push(json!({
+                "kernel": case.kernel, "case": case.name, "error": outcome.error, "tolerance": outcome.tolerance,
+                "passes": outcome.passes(), "seconds": outcome.seconds, "bytes": outcome.bytes, "flops": outcome.flops,
+                "roofline_share": share,
+            }));
+        }
+        Ok(json!({ "seed": seed, "cases": rows }))
+    }
+}
+
+/// The least time that the case could take over the time it took.
+fn roofline_share(outcome: &Outcome, measured: &Measured) -> Option<f64> {
+    let memory = outcome.bytes as f64 / measured.read_bandwidth.max(measured.copy_bandwidth);
+    let arithmetic = measured.bf16_flops.map_or(0.0, |flops| outcome.flops as f64 / flops);
+    let floor = memory.max(arithmetic);
+    outcome.seconds.filter(|_| floor > 0.0).map(|seconds| floor / seconds)
+}
+
+fn describe(measured: &Measured) -> String {
+    let flops = measured.bf16_flops.map_or(String::new(), |flops| format!(", BF16 products {}", rate(flops, "FLOP/s")));
+    format!(
+        "reads {}, copies {} (read and written){flops}, {:.2} µs to launch a kernel, {:.2} µs from one to the next",
+        rate(measured.read_bandwidth, "B/s"),
+        rate(measured.copy_bandwidth, "B/s"),
+        measured.launch_seconds * 1e6,
+        measured.kernel_seconds * 1e6
+    )
+}
+
+fn measured_json(measured: &Measured) -> Value {
+    json!({
+        "read_bytes_per_second": measured.read_bandwidth, "copy_bytes_per_second": measured.copy_bandwidth,
+        "bf16_flops_per_second": measured.bf16_flops, "launch_seconds": measured.launch_seconds,
+        "kernel_seconds": measured.kernel_seconds,
+    })
+}
+
+/// `3.05 TB/s`.
+fn rate(value: f64, unit: &str) -> String {
+    let (scale, prefix) = match value {
+        value if value >= 1e12 => (1e12, "T"),
+        value if value >= 1e9 => (1e9, "G"),
+        _ => (1e6, "M"),
+    };
+    format!("{:.2} {prefix}{unit}", value / scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_readable() {
+        assert_eq!(rate(3.05e12, "B/s"), "3.05 TB/s");
+        assert_eq!(rate(38.1e9, "B/s"), "38.10 GB/s");
+        assert_eq!(rate(2e6, "FLOP/s"), "2.00 MFLOP/s");
+    }
+
+    #[test]
+    fn the_roofline_is_the_larger_of_bytes_and_operations() {
+        let measured = Measured {
+            read_bandwidth: 3e12,
+            copy_bandwidth: 2e12,
+            bf16_flops: Some(800e12),
+            launch_seconds: 0.0,
+            kernel_seconds: 0.0,
+        };
+        let outcome = Outcome { bytes: 3_000_000, flops: 0, seconds: Some(2e-6), ..Outcome::default() };
+        assert_eq!(roofline_share(&outcome, &measured), Some(0.5));
+        let outcome = Outcome { flops: 1_600_000_000, ..outcome };
+        assert_eq!(roofline_share(&outcome, &measured), Some(1.0));
+        assert_eq!(roofline_share(&Outcome { seconds: None, ..outcome }, &measured), None);
+    }
+}

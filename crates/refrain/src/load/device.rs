@@ -1,0 +1,232 @@
+//! Which device computes: the flag, what the machine has, and the backend for it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
+use refrain_cuda::{CudaOptions, CudaRuntime};
+use refrain_device::{Backend, DeviceError, Footprint, PoolSizes, Runtime, StepLimits};
+use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions, Target};
+use refrain_hip::{HipOptions, HipRuntime};
+use refrain_program::{Program, WeightSource};
+use refrain_sim::{SimOptions, SimRuntime};
+
+use crate::cli::Origin;
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU that can be used, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda(usize),
+    /// An AMD or Hygon GPU.
+    Hip(usize),
+    /// The simulated GPU: slow, for trying things out where there is none.
+    Sim,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, String> {
+        let (kind, index) = text.split_once(':').map_or((text, None), |(kind, index)| (kind, Some(index)));
+        let number = || match index {
+            None => Ok(0),
+            Some(index) => index.parse().map_err(|_| format!("{index:?} is no number of a device; write {kind}:0")),
+        };
+        match (kind, index) {
+            ("auto", None) => Ok(DeviceChoice::Auto),
+            ("cpu", None) => Ok(DeviceChoice::Cpu),
+            ("sim", None) => Ok(DeviceChoice::Sim),
+            ("cuda", _) => Ok(DeviceChoice::Cuda(number()?)),
+            ("hip" | "rocm", _) => Ok(DeviceChoice::Hip(number()?)),
+            _ => Err("must be auto, cpu, cuda, cuda:N, hip, hip:N or sim".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => write!(f, "auto"),
+            DeviceChoice::Cpu => write!(f, "cpu"),
+            DeviceChoice::Cuda(index) => write!(f, "cuda:{index}"),
+            DeviceChoice::Hip(index) => write!(f, "hip:{index}"),
+            DeviceChoice::Sim => write!(f, "sim"),
+        }
+    }
+}
+
+/// What GPUs are looked for and compiled with.
+#[derive(Clone, Debug, Default)]
+pub struct GpuSettings {
+    /// Folders with the libraries of CUDA or HIP, before those that the system knows.
+    pub library_dirs: Vec<PathBuf>,
+    /// Where compiled kernels are kept; `None` keeps none.
+    pub kernel_cache_dir: Option<PathBuf>,
+    /// Folders with packs of kernels compiled ahead.
+    pub kernel_pack_dirs: Vec<PathBuf>,
+}
+
+impl GpuSettings {
+    /// How the CUDA libraries are looked for.
+    pub fn cuda(&self) -> CudaOptions {
+        CudaOptions { library_dirs: self.library_dirs.clone() }
+    }
+
+    /// How the HIP libraries are looked for.
+    pub fn hip(&self) -> HipOptions {
+        HipOptions { library_dirs: self.library_dirs.clone(), ..HipOptions::default() }
+    }
+
+    fn kernels(&self) -> KernelOptions {
+        KernelOptions {
+            cache_dir: self.kernel_cache_dir.clone(),
+            pack_dirs: self.kernel_pack_dirs.clone(),
+            ..KernelOptions::default()
+        }
+    }
+}
+
+/// A device that was found.
+#[derive(Clone)]
+pub enum Device {
+    /// The CPU.
+    Cpu(CpuOptions),
+    /// A GPU.
+    Gpu(Arc<dyn Runtime>, GpuSettings),
+}
+
+/// Opens what the flag asks for. `auto` takes a CPU only where no GPU can be used, and says why.
+///
+/// # Errors
+/// [`DeviceError`] when the device that was named can't be used.
+pub fn open(choice: DeviceChoice, cpu: CpuOptions, gpu: &GpuSettings) -> Result<(Device, Origin), DeviceError> {
+    let found = |runtime: Arc<dyn Runtime>| Device::Gpu(runtime, gpu.clone());
+    let cuda = |index| CudaRuntime::open(index, &gpu.cuda()).map(|runtime| found(runtime));
+    let hip = |index| HipRuntime::open(index, &gpu.hip()).map(|runtime| found(runtime));
+    match choice {
+        DeviceChoice::Cpu => Ok((Device::Cpu(cpu), Origin::Given)),
+        DeviceChoice::Cuda(index) => Ok((cuda(index)?, Origin::Given)),
+        DeviceChoice::Hip(index) => Ok((hip(index)?, Origin::Given)),
+        DeviceChoice::Sim => Ok((found(SimRuntime::new(sim_options())), Origin::Given)),
+        DeviceChoice::Auto => {
+            let first = |device| (device, Origin::Derived("the first GPU that can be used".to_owned()));
+            cuda(0).or_else(|no_cuda| hip(0).map_err(|no_hip| (no_cuda, no_hip))).map(first).or_else(
+                |(no_cuda, no_hip)| {
+                    for reason in [no_cuda, no_hip] {
+                        tracing::debug!("{reason}");
+                    }
+                    Ok((Device::Cpu(cpu), Origin::Derived("no GPU can be used; `refrain device` says why".to_owned())))
+                },
+            )
+        }
+    }
+}
+
+/// A simulated GPU of a size that holds small models.
+fn sim_options() -> SimOptions {
+    SimOptions { memory_bytes: 4 << 30, ..SimOptions::default() }
+}
+
+impl Device {
+    /// As the flag names it.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu(_) => "cpu".to_owned(),
+            Device::Gpu(runtime, _) => match runtime.info().kind {
+                "sim" => "sim".to_owned(),
+                kind => format!("{kind}:{}", runtime.info().index),
+            },
+        }
+    }
+
+    /// Memory that the engine may plan with.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn usable(&self) -> Result<UsableMemory, DeviceError> {
+        match self {
+            Device::Cpu(_) => Ok(refrain_cpu::usable_memory()),
+            Device::Gpu(runtime, _) => {
+                Ok(UsableMemory { bytes: runtime.memory()?.total as u64, limited_by: "device memory" })
+            }
+        }
+    }
+
+    /// What the backend needs for a program.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when the device can't run it, or can't say what memory it has.
+    pub fn footprint(&self, program: &Program) -> Result<impl Fn(&StepLimits) -> Footprint, DeviceError> {
+        let (target, held) = match self {
+            Device::Cpu(_) => (None, 0),
+            Device::Gpu(runtime, _) => {
+                let memory = runtime.memory()?;
+                (Some(Target::from(runtime.info())), memory.total - memory.free)
+            }
+        };
+        Ok(move |limits: &StepLimits| match (self, &target) {
+            (Device::Cpu(options), _) => refrain_cpu::footprint(program, limits, options),
+            (Device::Gpu(..), Some(target)) => {
+                Footprint { held, ..refrain_gpu::footprint(program, limits, target) }
+            }
+            (Device::Gpu(..), None) => unreachable!("a GPU has a target"),
+        })
+    }
+
+    /// Puts the program and its weights on the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn load(
+        &self,
+        program: &Program,
+        weights: &dyn WeightSource,
+        limits: StepLimits,
+        pools: PoolSizes,
+        kernels: &dyn Fn(usize, usize),
+    ) -> Result<Box<dyn Backend>, DeviceError> {
+        match self {
+            Device::Cpu(options) => Ok(Box::new(CpuBackend::load(program, weights, limits, pools, options)?)),
+            Device::Gpu(runtime, settings) => {
+                let options = GpuOptions { kernels: settings.kernels() };
+                let backend =
+                    GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
+                tracing::info!("{}", backend.report());
+                Ok(Box::new(backend))
+            }
+        }
+    }
+
+    /// Compute threads on a CPU; 0 on a GPU.
+    pub fn threads(&self) -> usize {
+        match self {
+            Device::Cpu(options) => options.threads,
+            Device::Gpu(..) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_they_are_printed() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3", "hip:1", "sim"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("rocm:2".parse(), Ok(DeviceChoice::Hip(2)));
+        for text in ["abacus", "cpu:0", "cuda:x", "cuda:-1", "", "CUDA"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+}
