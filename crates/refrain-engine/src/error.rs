@@ -60,7 +60,7 @@ pub enum SubmitError {
     /// Too many requests are waiting.
     #[error("the queue is full: {waiting} requests with {waiting_tokens} prompt tokens are waiting; try again in {} s", retry_after.as_secs())]
     QueueFull {
-        /// Requests that are waiting.
+        /// Requests that are waiting and find no free slot.
         waiting: usize,
         /// Their prompt tokens.
         waiting_tokens: usize,

@@ -225,6 +225,8 @@ impl Runner {
             line.load.waiting -= 1;
             line.load.waiting_tokens -= active.prompt;
         }
+        // Under the same lock, so that nobody who moves is seen twice or not at all.
+        line.load.running = self.state.running.len();
         line.load.preemptions += plan.preempted.len() as u64;
         self.shared.metrics.preempted(plan.preempted.len());
     }

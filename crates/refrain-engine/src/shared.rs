@@ -63,13 +63,15 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Whether a request of `prompt` tokens may join. One that finds a free seat is not queued, so an idle engine takes
-    /// as many at once as it can run.
+    /// Whether a request of `prompt` tokens may join. Requests wait until the engine thread looks at them, between two
+    /// steps; those for which there will be a slot then are not queued, so that an engine takes a burst of as many as
+    /// it can run and queue.
     pub fn admit(&self, prompt: usize, config: &EngineConfig) -> Result<(), SubmitError> {
         let Load { running, waiting, waiting_tokens, .. } = self.load;
         if waiting == 0 || running + waiting < config.max_num_seqs {
             return Ok(());
         }
+        let waiting = (running + waiting) - config.max_num_seqs;
         let full = config.max_num_queued_reqs.is_some_and(|most| waiting >= most)
             || config.max_num_queued_tokens.is_some_and(|most| waiting_tokens + prompt > most);
         if !full {

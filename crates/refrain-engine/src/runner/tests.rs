@@ -320,6 +320,23 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
 }
 
 #[test]
+fn a_burst_that_finds_free_slots_does_not_fill_the_queue() {
+    let (engine, steps, permit) = start_gated(EngineConfig { max_num_queued_reqs: Some(1), ..config(3, 48) });
+    // Held in its first step, the engine picks nobody up: the slots of the next two are free all the same.
+    let mut streams = vec![engine.submit(greedy(vec![1; 30], 5)).unwrap()];
+    steps.recv().unwrap();
+    for token in 2..5 {
+        streams.push(engine.submit(greedy(vec![token; 30], 5)).unwrap());
+    }
+    let refused = engine.submit(greedy(vec![5; 30], 5)).unwrap_err();
+    assert!(matches!(refused, SubmitError::QueueFull { waiting: 1, .. }), "{refused:?}");
+    drop((permit, steps));
+    for (stream, token) in streams.into_iter().zip(1..) {
+        assert_eq!(answer(stream).tokens, greedy_reference(&[token; 30], 5));
+    }
+}
+
+#[test]
 fn bad_requests_are_refused_and_leave_nothing() {
     let engine = start(config(1, 16));
     assert_eq!(engine.submit(greedy(vec![], 5)).unwrap_err(), SubmitError::EmptyPrompt);
