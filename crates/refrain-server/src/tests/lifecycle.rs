@@ -140,6 +140,15 @@ async fn more_answers_than_can_be_held_are_not_told_to_come_back() {
 }
 
 #[tokio::test]
+async fn answers_to_one_request_don_t_keep_each_other_out() {
+    let mut setup = Setup::default();
+    setup.engine.max_num_seqs = 1;
+    setup.engine.max_num_queued_tokens = Some(1);
+    let request = json!({"prompt": ["On", "a"], "n": 2, "max_tokens": 2});
+    assert_eq!(setup.client().post("/v1/completions", &request).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
     let mut server = Server::start(&slow(), patient(Duration::from_secs(60))).await;
     let request = json!({"prompt": "On", "max_tokens": 300, "ignore_eos": true, "stream": true}).to_string();
