@@ -102,7 +102,7 @@ impl Shared {
     /// An engine with nothing to do.
     pub fn new(config: EngineConfig, device: DeviceInfo) -> Self {
         let load = Load { kv_blocks_total: config.pools.blocks, slots_total: config.pools.slots, ..Load::default() };
-        let metrics = EngineMetrics::new(config.max_model_len);
+        let metrics = EngineMetrics::new(config.max_model_len, config.pools.blocks);
         metrics.set_load(&load);
         Self {
             metrics,
