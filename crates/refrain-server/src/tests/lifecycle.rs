@@ -76,6 +76,18 @@ async fn a_client_that_goes_takes_its_request_with_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_sending_side_counts_as_gone() {
+    let server = Server::start(&slow(), ServeOptions::default()).await;
+    for stream in [true, false] {
+        let mut connection = server.request("POST", "/v1/completions", &endless(stream)).await;
+        running(&server, 1).await;
+        connection.shutdown().await.unwrap();
+        assert!(!read_all(connection).await.contains("\"finish_reason\":\"length\""));
+        forgotten(&server).await;
+    }
+}
+
+#[tokio::test]
 async fn a_storm_of_clients_that_go_leaves_nothing_behind() {
     let server = Server::start(&slow(), ServeOptions::default()).await;
     for round in 0..4 {
