@@ -8,6 +8,7 @@ mod json;
 mod python;
 mod strftime;
 mod sums;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod variables;
@@ -133,7 +134,9 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let syntax = syntax.map_err(|error| TemplateError::Syntax { problem: error.to_string() })?;
-        let source = sums::with_counted_sums(&without_generation_blocks(source), NAME, &syntax)
+        let source = without_generation_blocks(source);
+        let source = tags::check(&source, &syntax)
+            .and_then(|()| sums::with_counted_sums(&source, NAME, &syntax))
             .map_err(|problem| TemplateError::Syntax { problem })?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);

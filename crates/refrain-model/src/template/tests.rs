@@ -215,6 +215,15 @@ fn a_list_that_grows_without_end_runs_out_of_steps() {
 }
 
 #[test]
+fn a_chain_without_end_is_refused_before_it_is_compiled() {
+    let chain = |sums: usize| format!("Hello\n{{{{ 1{} }}}}", " + 1".repeat(sums));
+    assert_eq!(render(&chain(499), &Map::new()).unwrap(), "Hello\n500");
+    let error = ChatTemplate::new(&chain(300_000), &SpecialTokens::default()).unwrap_err().to_string();
+    let expected = "the chat template does not compile: line 2: a tag has more than 1000 tokens; write it as several";
+    assert_eq!(error, expected);
+}
+
+#[test]
 fn a_list_may_be_collected_message_by_message() {
     let source = "{% set ns = namespace(l=[], n=0) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}\
                   {% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.l|length }} {{ ns.n }} {{ (ns.l + ['x'])[-1] }}";
