@@ -27,9 +27,10 @@ pub struct EngineConfig {
     pub pools: PoolSizes,
     /// Who goes first.
     pub scheduling_policy: SchedulingPolicy,
-    /// Most requests that may wait for their turn; more are refused. `None` is no limit.
+    /// Most requests that may wait without a free slot; more are refused. `None` is no limit.
     pub max_num_queued_reqs: Option<usize>,
-    /// Most prompt tokens that may wait for their turn; more are refused. `None` is no limit.
+    /// While the requests without a token of their answer have that many prompt tokens, new ones are refused. `None` is
+    /// no limit.
     pub max_num_queued_tokens: Option<usize>,
     /// Tokens that end an answer.
     pub eos_token_ids: Vec<u32>,

@@ -58,12 +58,15 @@ pub enum SubmitError {
         message: String,
     },
     /// Too many requests are waiting.
-    #[error("the queue is full: {waiting} requests with {waiting_tokens} prompt tokens are waiting; try again in {} s", retry_after.as_secs())]
+    #[error(
+        "the queue is full: {queued} requests wait for a slot, and {prefill_tokens} prompt tokens are to be computed \
+         before this one's; try again in {} s", retry_after.as_secs()
+    )]
     QueueFull {
-        /// Requests that are waiting.
-        waiting: usize,
-        /// Their prompt tokens.
-        waiting_tokens: usize,
+        /// Requests that are waiting and find no free slot.
+        queued: usize,
+        /// Prompt tokens of the requests that have no token of their answer yet.
+        prefill_tokens: usize,
         /// When about half of the queue will have been served at the present rate: 1 s to 60 s.
         retry_after: Duration,
     },

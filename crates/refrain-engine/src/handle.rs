@@ -2,7 +2,7 @@
 
 use crate::runner::Runner;
 use crate::scheduler::Rank;
-use crate::shared::{Command, Life, Shared, Submission};
+use crate::shared::{Command, Life, Line, Shared, Submission};
 use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
 use refrain_device::{Backend, DeviceInfo};
 use std::sync::Arc;
@@ -56,8 +56,9 @@ pub struct Load {
     pub running: usize,
     /// Requests that wait for their turn, preempted ones among them.
     pub waiting: usize,
-    /// Prompt tokens of the waiting requests.
-    pub waiting_tokens: usize,
+    /// Prompt tokens of the requests that have no token of their answer yet, waiting or not. A prompt counts in full
+    /// until then, as in vLLM.
+    pub prefill_tokens: usize,
     /// KV blocks in use.
     pub kv_blocks_used: usize,
     /// KV blocks in the pool.
@@ -86,32 +87,48 @@ impl EngineHandle {
     /// # Errors
     /// [`SubmitError`]; nothing of the request remains in the engine then.
     pub fn submit(&self, request: Request) -> Result<RequestStream, SubmitError> {
-        let config = &self.shared.config;
-        request.validate(config.vocab_size, config.max_model_len)?;
-        let priority = match config.scheduling_policy {
-            SchedulingPolicy::Fcfs => 0,
-            SchedulingPolicy::Priority => request.priority,
-        };
-        let (events, received) = unbounded_channel();
-        let prompt = request.prompt.len();
+        self.submit_all(vec![request]).map(|mut streams| streams.remove(0))
+    }
 
-        // The lock is held until the request is in the channel: numbers follow the order of arrival there, and nothing
-        // is accepted behind a shutdown.
+    /// The same for requests that are of use together only: all are accepted, or none. The limit of prompt tokens looks
+    /// at what is there before them, so that an engine with nothing to do never sends them away.
+    ///
+    /// # Errors
+    /// [`SubmitError`] of the first one that is refused.
+    pub fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<RequestStream>, SubmitError> {
+        let config = &self.shared.config;
+        for request in &requests {
+            request.validate(config.vocab_size, config.max_model_len)?;
+        }
+
+        // The lock is held until the requests are in the channel: numbers follow the order of arrival there, and
+        // nothing is accepted behind a shutdown.
         let mut line = self.shared.line();
         if !self.is_alive() {
             return Err(if line.accepting { SubmitError::NotRunning } else { SubmitError::ShuttingDown });
         } else if !line.accepting {
             return Err(SubmitError::ShuttingDown);
         }
-        line.admit(prompt, config).inspect_err(|_| self.shared.metrics.rejected())?;
+        line.admit(requests.len(), config).inspect_err(|_| self.shared.metrics.rejected())?;
+        let streams = requests.into_iter().map(|request| self.enqueue(&mut line, request)).collect();
+        self.shared.metrics.set_load(&line.load);
+        streams
+    }
+
+    /// Sends an admitted request to the engine thread.
+    fn enqueue(&self, line: &mut Line, request: Request) -> Result<RequestStream, SubmitError> {
+        let priority = match self.shared.config.scheduling_policy {
+            SchedulingPolicy::Fcfs => 0,
+            SchedulingPolicy::Priority => request.priority,
+        };
+        let (events, received) = unbounded_channel();
+        let prompt = request.prompt.len();
         let rank = Rank { priority, arrival: line.next_arrival };
         let submission = Submission { rank, request, events, arrival: Instant::now() };
         self.commands.send(Command::Submit(Box::new(submission))).map_err(|_| SubmitError::NotRunning)?;
         line.next_arrival += 1;
         line.load.waiting += 1;
-        line.load.waiting_tokens += prompt;
-        self.shared.metrics.set_load(&line.load);
-        drop(line);
+        line.load.prefill_tokens += prompt;
         Ok(RequestStream {
             rank,
             events: received,

@@ -1,41 +1,19 @@
 //! What the engine counts, under vLLM's names, so that its dashboards work; what vLLM lacks is under `refrain:`.
 
+mod buckets;
+
 use crate::Load;
 use crate::clock::Clock;
+use buckets::{FIRST_TOKEN, REQUEST, STEP, TOKEN, one_two_five};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
+use refrain_device::BLOCK_TOKENS;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-
-/// Seconds to the first token.
-const FIRST_TOKEN: [f64; 22] = [
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
-    160.0, 640.0, 2560.0,
-];
-/// Seconds from token to token.
-const TOKEN: [f64; 19] =
-    [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
-/// Seconds of a whole request or of a part of it.
-const REQUEST: [f64; 21] = [
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
-    1920.0, 7680.0,
-];
-/// Tokens of a step.
-const STEP: [f64; 13] = [1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
-
-/// 1, 2, 5, 10, 20, 50 ... up to `most`.
-fn one_two_five(most: usize) -> Vec<f64> {
-    let decades = std::iter::successors(Some(1usize), |decade| decade.checked_mul(10));
-    decades
-        .flat_map(|decade| [1, 2, 5].map(|mantissa| decade.saturating_mul(mantissa)))
-        .take_while(|&value| value <= most)
-        .map(|value| value as f64)
-        .collect()
-}
 
 /// How a request ended, in vLLM's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +46,28 @@ struct FinishedReason {
     finished_reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WaitingReason {
+    reason: &'static str,
+}
+
+/// vLLM's `CacheConfig` as labels, in Python's spelling; those of its members that an engine here has, too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheConfig {
+    block_size: usize,
+    enable_prefix_caching: &'static str,
+    num_gpu_blocks: usize,
+}
+
 /// Metrics of one engine. Cheap to clone; all clones count together.
 #[derive(Clone, Debug)]
 pub struct EngineMetrics {
     running: Gauge,
     waiting: Gauge,
+    waiting_by_reason: Family<WaitingReason, Gauge>,
+    cache_config: Family<CacheConfig, Gauge>,
+    prefix_cache_queries: Counter,
+    prefix_cache_hits: Counter,
     kv_cache_usage: Gauge<f64, AtomicU64>,
     kv_blocks: Gauge,
     kv_blocks_total: Gauge,
@@ -102,15 +97,26 @@ pub struct EngineMetrics {
 }
 
 impl EngineMetrics {
-    /// All at zero; the buckets for tokens go up to `max_model_len`.
-    pub(crate) fn new(max_model_len: usize) -> Self {
+    /// All at zero; the buckets for tokens go up to `max_model_len`. The engine has `blocks` KV blocks.
+    pub(crate) fn new(max_model_len: usize, blocks: usize) -> Self {
         let success = Family::<FinishedReason, Counter>::default();
         for outcome in Outcome::ALL {
             drop(success.get_or_create(&FinishedReason { finished_reason: outcome.name() }));
         }
+        let waiting_by_reason = Family::<WaitingReason, Gauge>::default();
+        // What vLLM calls deferred waits for something else than its turn, which nothing does here.
+        drop(waiting_by_reason.get_or_create(&WaitingReason { reason: "deferred" }));
+        let cache_config = Family::<CacheConfig, Gauge>::default();
+        let labels = CacheConfig { block_size: BLOCK_TOKENS, enable_prefix_caching: "False", num_gpu_blocks: blocks };
+        cache_config.get_or_create(&labels).set(1);
         Self {
             running: Gauge::default(),
             waiting: Gauge::default(),
+            waiting_by_reason,
+            cache_config,
+            // Both stay 0, as in vLLM without prefix caching: nothing is looked up.
+            prefix_cache_queries: Counter::default(),
+            prefix_cache_hits: Counter::default(),
             kv_cache_usage: Gauge::default(),
             kv_blocks: Gauge::default(),
             kv_blocks_total: Gauge::default(),
@@ -150,6 +156,11 @@ impl EngineMetrics {
         let r = registry;
         add(r, "vllm:num_requests_running", "Requests that hold a state slot", &self.running);
         add(r, "vllm:num_requests_waiting", "Requests that wait for their turn", &self.waiting);
+        let help = "Requests that wait, by what for: capacity is their turn";
+        add(r, "vllm:num_requests_waiting_by_reason", help, &self.waiting_by_reason);
+        add(r, "vllm:cache_config_info", "How the KV cache is made", &self.cache_config);
+        add(r, "vllm:prefix_cache_queries", "Tokens looked up in the prefix cache", &self.prefix_cache_queries);
+        add(r, "vllm:prefix_cache_hits", "Tokens found in the prefix cache", &self.prefix_cache_hits);
         add(r, "vllm:kv_cache_usage_perc", "KV blocks in use, 1 is all", &self.kv_cache_usage);
         add(r, "vllm:num_preemptions", "Times a request was thrown back to be recomputed", &self.preemptions);
         add(r, "vllm:admission_rejections", "Requests refused because the queue was full", &self.rejections);
@@ -184,6 +195,7 @@ impl EngineMetrics {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.running.set(gauge(load.running));
         self.waiting.set(gauge(load.waiting));
+        self.waiting_by_reason.get_or_create(&WaitingReason { reason: "capacity" }).set(gauge(load.waiting));
         self.kv_cache_usage.set(load.kv_blocks_used as f64 / load.kv_blocks_total.max(1) as f64);
         self.kv_blocks.set(gauge(load.kv_blocks_used));
         self.kv_blocks_total.set(gauge(load.kv_blocks_total));
@@ -269,24 +281,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_of_tokens_go_up_to_the_limit() {
-        assert_eq!(one_two_five(64), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0]);
-        assert_eq!(one_two_five(100).last(), Some(&100.0));
-    }
-
-    #[test]
     fn names_and_labels_are_vllms() {
-        let metrics = EngineMetrics::new(100);
+        let metrics = EngineMetrics::new(100, 4);
         let mut registry = Registry::default();
         metrics.register(&mut registry, "tiny");
         metrics.preempted(2);
-        metrics.set_load(&Load { kv_blocks_used: 1, kv_blocks_total: 4, ..Load::default() });
+        metrics.set_load(&Load { waiting: 3, kv_blocks_used: 1, kv_blocks_total: 4, ..Load::default() });
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let names: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
         insta::assert_snapshot!("names", names.join("\n"));
         for line in [
             "vllm:num_preemptions_total{model_name=\"tiny\"} 2",
+            "vllm:num_requests_waiting_by_reason{model_name=\"tiny\",reason=\"capacity\"} 3",
+            "vllm:num_requests_waiting_by_reason{model_name=\"tiny\",reason=\"deferred\"} 0",
+            "vllm:cache_config_info{model_name=\"tiny\",block_size=\"16\",enable_prefix_caching=\"False\",\
+             num_gpu_blocks=\"4\"} 1",
+            "vllm:prefix_cache_queries_total{model_name=\"tiny\"} 0",
+            "vllm:prefix_cache_hits_total{model_name=\"tiny\"} 0",
             "vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0.25",
             "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"abort\"} 0",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"tiny\",le=\"0.001\"} 0",

@@ -142,7 +142,9 @@ impl Runner {
         for (active, end) in &self.ended {
             if active.waiting {
                 line.load.waiting -= 1;
-                line.load.waiting_tokens -= active.prompt;
+            }
+            if active.output().is_empty() {
+                line.load.prefill_tokens -= active.prompt;
             }
             active.count_end(end, &self.shared.metrics);
             if let Some(last) = self.last_end.replace(now) {
@@ -193,6 +195,7 @@ impl Runner {
             Err(panic) => Err(panic_message(panic.as_ref())),
         };
         let failed = logits.is_err();
+        let mut prefilled = 0;
         let ends = match logits {
             Ok(logits) => {
                 let mut rows =
@@ -202,6 +205,7 @@ impl Runner {
                     requests: &mut self.requests,
                     sampler: &mut self.sampler,
                     shared: &self.shared,
+                    prefilled: &mut prefilled,
                 };
                 plan.segments
                     .iter()
@@ -220,7 +224,10 @@ impl Runner {
         };
         self.shared.watch.end();
         self.shared.metrics.step(self.step.tokens.len(), failed);
-        self.shared.line().load.steps += 1;
+        let mut line = self.shared.line();
+        line.load.steps += 1;
+        line.load.prefill_tokens -= prefilled;
+        drop(line);
         ends.into_iter().for_each(|(rank, end)| self.end(rank, end));
     }
 
@@ -236,7 +243,6 @@ impl Runner {
             active.waiting = true;
             active.clock.preemptions += 1;
             line.load.waiting += 1;
-            line.load.waiting_tokens += active.prompt;
             tracing::debug!(request = active.id, tokens = active.tokens.len(), "preempted: no free KV block");
         }
         for rank in &plan.admitted {
@@ -244,8 +250,9 @@ impl Runner {
             active.waiting = false;
             active.clock.admitted(now);
             line.load.waiting -= 1;
-            line.load.waiting_tokens -= active.prompt;
         }
+        // Under the same lock, so that nobody who moves is seen twice or not at all.
+        line.load.running = self.state.running.len();
         line.load.preemptions += plan.preempted.len() as u64;
         self.shared.metrics.preempted(plan.preempted.len());
     }
@@ -269,6 +276,8 @@ struct Context<'a> {
     requests: &'a mut Requests,
     sampler: &'a mut Sampler,
     shared: &'a Shared,
+    /// Prompt tokens of the requests that get their first token.
+    prefilled: &'a mut usize,
 }
 
 impl Context<'_> {
@@ -305,7 +314,10 @@ impl Context<'_> {
             Err(failure) => return Some(End::Failed(failure)),
         };
         match active.clock.token(rows.now) {
-            None => self.shared.metrics.first_token(active.prompt, active.clock.until_first_token()),
+            None => {
+                *self.prefilled += active.prompt;
+                self.shared.metrics.first_token(active.prompt, active.clock.until_first_token());
+            }
             Some(since_last) => self.shared.metrics.token(since_last),
         }
         active.send(Event::Token { token, logprobs });

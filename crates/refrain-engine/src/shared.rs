@@ -63,20 +63,24 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Whether a request of `prompt` tokens may join. One that finds a free seat is not queued, so an idle engine takes
-    /// as many at once as it can run.
-    pub fn admit(&self, prompt: usize, config: &EngineConfig) -> Result<(), SubmitError> {
-        let Load { running, waiting, waiting_tokens, .. } = self.load;
-        if waiting == 0 || running + waiting < config.max_num_seqs {
-            return Ok(());
-        }
-        let full = config.max_num_queued_reqs.is_some_and(|most| waiting >= most)
-            || config.max_num_queued_tokens.is_some_and(|most| waiting_tokens + prompt > most);
+    /// Whether so many requests may join.
+    ///
+    /// Requests wait until the engine thread looks at them, between two steps; those for which there will be a slot then
+    /// are not queued, so that an engine takes a burst of as many as it can run and queue. The limit of prompt tokens
+    /// bounds the time to the first token and so counts all that is before the new ones, with a slot or without; what
+    /// they add themselves doesn't matter, so that any prompt has its turn. The latter as in vLLM
+    /// (`AsyncLLM.check_admission`).
+    pub fn admit(&self, requests: usize, config: &EngineConfig) -> Result<(), SubmitError> {
+        let Load { running, waiting, prefill_tokens, .. } = self.load;
+        let queued = (running + waiting).saturating_sub(config.max_num_seqs);
+        let would_be = (running + waiting).saturating_add(requests).saturating_sub(config.max_num_seqs);
+        let full = config.max_num_queued_reqs.is_some_and(|most| would_be > most)
+            || config.max_num_queued_tokens.is_some_and(|most| prefill_tokens >= most);
         if !full {
             return Ok(());
         }
         let half = (self.seconds_per_request * waiting as f64 / 2.0).ceil().clamp(1.0, 60.0);
-        Err(SubmitError::QueueFull { waiting, waiting_tokens, retry_after: Duration::from_secs_f64(half) })
+        Err(SubmitError::QueueFull { queued, prefill_tokens, retry_after: Duration::from_secs_f64(half) })
     }
 }
 
@@ -98,7 +102,7 @@ impl Shared {
     /// An engine with nothing to do.
     pub fn new(config: EngineConfig, device: DeviceInfo) -> Self {
         let load = Load { kv_blocks_total: config.pools.blocks, slots_total: config.pools.slots, ..Load::default() };
-        let metrics = EngineMetrics::new(config.max_model_len);
+        let metrics = EngineMetrics::new(config.max_model_len, config.pools.blocks);
         metrics.set_load(&load);
         Self {
             metrics,

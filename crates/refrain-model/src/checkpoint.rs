@@ -32,6 +32,8 @@ pub struct Skipped {
     pub mtp_tensors: usize,
     /// Their bytes.
     pub mtp_bytes: u64,
+    /// Tensors that the index takes from another shard, as the files spell them.
+    pub duplicates: Vec<String>,
     /// Names that no known part of the model has, as the files spell them.
     pub unknown: Vec<String>,
 }
@@ -91,11 +93,14 @@ impl Checkpoint {
         }
         self.files.push(bytes);
         for tensor in tensors {
-            if index.is_none_or(|index| index.assigns(&tensor.name, name)) {
+            let Some(index) = index else {
                 self.add_tensor(&path, tensor)?;
-            } else {
-                // The index says that another shard's tensor of this name counts, or doesn't know it.
-                self.skipped.unknown.push(tensor.name);
+                continue;
+            };
+            match index.shard_of(&tensor.name) {
+                Some(shard) if shard == name => self.add_tensor(&path, tensor)?,
+                Some(_) => self.skipped.duplicates.push(tensor.name),
+                None => self.skipped.unknown.push(tensor.name),
             }
         }
         Ok(())
@@ -134,9 +139,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// One line for what is left alone by design, one for what isn't known.
+    /// One line for what is left alone by design, one each for what is there twice and what isn't known.
     fn report(&self) {
-        let Skipped { vision_tensors, vision_bytes, mtp_tensors, mtp_bytes, unknown } = &self.skipped;
+        let Skipped { vision_tensors, vision_bytes, mtp_tensors, mtp_bytes, duplicates, unknown } = &self.skipped;
         let mut parts = Vec::new();
         for (what, tensors, bytes) in
             [("vision tower", vision_tensors, vision_bytes), ("multi-token prediction", mtp_tensors, mtp_bytes)]
@@ -147,6 +152,11 @@ impl Checkpoint {
         }
         if !parts.is_empty() {
             tracing::info!("{}: text only, left alone: {}", self.folder.display(), parts.join(", "));
+        }
+        if !duplicates.is_empty() {
+            let (folder, names) = (self.folder.display(), first_names(duplicates.iter().map(String::as_str)));
+            let count = duplicates.len();
+            tracing::warn!("{folder}: {count} tensors are in a second shard too, only the index's counts: {names}");
         }
         if !unknown.is_empty() {
             let names = first_names(unknown.iter().map(String::as_str));

@@ -31,8 +31,8 @@ impl GenerationConfig {
         GenerationConfig::from_json_of(json, Path::new("generation_config.json"), u32::MAX as usize)
     }
 
-    /// Reads the text of a generation_config.json; `file` is for error messages.
-    pub(crate) fn from_json_of(json: &str, file: &Path, vocab_size: usize) -> Result<GenerationConfig, ModelError> {
+    /// The same; `file` is for error messages, and end tokens must be below `vocab_size`.
+    pub fn from_json_of(json: &str, file: &Path, vocab_size: usize) -> Result<GenerationConfig, ModelError> {
         const ABOVE_ZERO: f64 = f32::MIN_POSITIVE as f64;
         let map = parse_object(json, file)?;
         let fields = Fields::new(file, &map);

@@ -7,6 +7,8 @@
 mod json;
 mod python;
 mod strftime;
+mod sums;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod variables;
@@ -23,9 +25,8 @@ use serde_json::{Map, Value};
 /// Instructions, of which one also pays for 64 bytes of text: far more than the longest conversation takes, and done in
 /// a few tenths of a second.
 const FUEL: u64 = 4_000_000;
-/// What the budget does not bound is a list that is added to itself again and again, since minijinja 3.1 takes no fuel for
-/// the elements of sums: for that there is a clock. No thread can be stopped, so one that is given up goes on in the
-/// background; mostly that is the end of the process, because a template is tried when it is loaded.
+/// Whatever takes time without taking fuel runs into the clock. No thread can be stopped, so one that is given up goes on
+/// in the background: nothing is known that does it, now that sums of lists take fuel (`template/sums.rs`).
 const MOST_SECONDS: u64 = 10;
 /// A rendering has a thread with this much stack, of which it touches next to nothing: the lists in lists that a
 /// template can build from its fuel are dropped one call inside the other, and a stack that overflows ends the process.
@@ -132,15 +133,21 @@ impl ChatTemplate {
     ) -> Result<ChatTemplate, TemplateError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax { problem: error.to_string() })?);
+        let syntax = syntax.map_err(|error| TemplateError::Syntax { problem: error.to_string() })?;
+        let source = without_generation_blocks(source);
+        let source = tags::check(&source, &syntax)
+            .and_then(|()| sums::with_counted_sums(&source, NAME, &syntax))
+            .map_err(|problem| TemplateError::Syntax { problem })?;
+        environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime::strftime_now);
         python::install(&mut environment);
+        sums::install(&mut environment);
         environment
-            .add_template_owned(NAME, without_generation_blocks(source))
+            .add_template_owned(NAME, source)
             .map_err(|error| TemplateError::Syntax { problem: described(&error) })?;
         let compiled = Arc::new(Compiled { environment, special_tokens: special_tokens.clone() });
         let template = ChatTemplate { compiled, patience };

@@ -8,6 +8,7 @@ pub mod chat;
 pub mod device;
 pub mod engine;
 pub mod explain;
+mod later;
 pub mod model;
 mod origins;
 pub mod server;
@@ -209,9 +210,15 @@ fn variable(arg: &clap::Arg) -> Option<String> {
 /// What is wrong with it, ready to be printed; asking for help or the version is such an error too.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, Origins), clap::Error> {
     let mut command = command();
-    let matches = command
-        .try_get_matches_from_mut(arguments.into_iter().map(long_form))
-        .map_err(|error| name_variable(error, |variable| std::env::var(variable).ok()))?;
+    let matches = match command.try_get_matches_from_mut(arguments.into_iter().map(long_form)) {
+        Ok(matches) => matches,
+        Err(error) => {
+            return Err(match later::explain(&error) {
+                Some(message) => command.error(ErrorKind::InvalidValue, message),
+                None => name_variable(error, |variable| std::env::var(variable).ok()),
+            });
+        }
+    };
     let cli = Cli::from_arg_matches(&matches)?;
     let origins = Origins::new(&command, &matches);
     if let Some(engine) = cli.engine_args() {
@@ -245,8 +252,10 @@ fn name_variable(mut error: clap::Error, value_of: impl Fn(&str) -> Option<Strin
 
 /// vLLM has a few flags of one dash and several letters, which are no flags to clap: `-tp 1`, `-cc.mode=NONE`.
 fn long_form(argument: OsString) -> OsString {
-    const SHORT: [(&str, &str); 3] = [
+    const SHORT: [(&str, &str); 5] = [
         ("-tp", "--tensor-parallel-size"),
+        ("-pp", "--pipeline-parallel-size"),
+        ("-dp", "--data-parallel-size"),
         ("-cc", "--compilation-config"),
         ("--compilation-config", "--compilation-config"),
     ];

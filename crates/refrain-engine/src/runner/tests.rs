@@ -80,7 +80,7 @@ fn answer(mut stream: RequestStream) -> Answer {
 
 fn nothing_is_held(engine: &EngineHandle) {
     let load = engine.load();
-    let held = (load.running, load.waiting, load.waiting_tokens, load.kv_blocks_used, load.slots_used);
+    let held = (load.running, load.waiting, load.prefill_tokens, load.kv_blocks_used, load.slots_used);
     assert_eq!(held, (0, 0, 0, 0, 0));
 }
 
@@ -297,17 +297,16 @@ fn logits_that_are_not_finite_fail_one_request_of_a_step() {
 
 #[test]
 fn a_full_queue_refuses_and_says_when_to_come_back() {
-    let limited = EngineConfig { max_num_queued_reqs: Some(2), max_num_queued_tokens: Some(100), ..config(1, 16) };
-    let (engine, steps, permit) = start_gated(limited);
+    let (engine, steps, permit) = start_gated(EngineConfig { max_num_queued_reqs: Some(2), ..config(1, 16) });
     let running = engine.submit(greedy(vec![1; 30], 5)).unwrap();
     steps.recv().unwrap();
     let first = engine.submit(greedy(vec![2; 60], 5)).unwrap();
-    let too_long = engine.submit(greedy(vec![3; 41], 5)).unwrap_err();
-    assert!(matches!(too_long, SubmitError::QueueFull { waiting: 1, waiting_tokens: 60, .. }), "{too_long:?}");
+    let too_many = vec![greedy(vec![3; 40], 5), greedy(vec![4; 1], 5)];
+    let two = engine.submit_all(too_many).unwrap_err();
+    assert!(matches!(two, SubmitError::QueueFull { queued: 1, prefill_tokens: 90, .. }), "{two:?}");
     let second = engine.submit(greedy(vec![3; 40], 5)).unwrap();
-    let too_many = engine.submit(greedy(vec![4; 1], 5)).unwrap_err();
-    match too_many {
-        SubmitError::QueueFull { waiting: 2, waiting_tokens: 100, retry_after } => {
+    match engine.submit(greedy(vec![4; 1], 5)).unwrap_err() {
+        SubmitError::QueueFull { queued: 2, prefill_tokens: 130, retry_after } => {
             assert!((1..=60).contains(&retry_after.as_secs()));
         }
         other => panic!("{other:?}"),
@@ -317,6 +316,50 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
         assert_eq!(answer(stream).tokens, greedy_reference(&vec![token; length], 5));
     }
     assert!(engine.submit(greedy(vec![4; 1], 5)).is_ok());
+}
+
+#[test]
+fn prompts_that_are_not_computed_yet_count_whether_they_have_a_slot_or_not() {
+    let (engine, steps, permit) = start_gated(EngineConfig { max_num_queued_tokens: Some(100), ..config(4, 48) });
+    // Together they are more than the limit, but nothing is before them.
+    let pair = vec![greedy(vec![1; 60], 9), greedy(vec![2; 60], 9)];
+    let mut streams = engine.submit_all(pair).unwrap();
+    let refused = |engine: &EngineHandle| {
+        let error = engine.submit(greedy(vec![4; 1], 5)).unwrap_err();
+        assert!(matches!(error, SubmitError::QueueFull { queued: 0, prefill_tokens: 120, .. }), "{error:?}");
+    };
+    refused(&engine);
+    // In their first step they count in full.
+    steps.recv().unwrap();
+    refused(&engine);
+    permit.send(()).unwrap();
+    steps.recv().unwrap();
+    // The first has its first token, and no longer counts.
+    streams.push(engine.submit(greedy(vec![3; 200], 9)).unwrap());
+    let error = engine.submit(greedy(vec![4; 1], 5)).unwrap_err();
+    assert!(matches!(error, SubmitError::QueueFull { queued: 0, prefill_tokens: 260, .. }), "{error:?}");
+    drop((permit, steps));
+    for (stream, (token, length)) in streams.into_iter().zip([(1, 60), (2, 60), (3, 200)]) {
+        assert_eq!(answer(stream).tokens, greedy_reference(&vec![token; length], 9));
+    }
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn a_burst_that_finds_free_slots_does_not_fill_the_queue() {
+    let (engine, steps, permit) = start_gated(EngineConfig { max_num_queued_reqs: Some(1), ..config(3, 48) });
+    // Held in its first step, the engine picks nobody up: the slots of the next two are free all the same.
+    let mut streams = vec![engine.submit(greedy(vec![1; 30], 5)).unwrap()];
+    steps.recv().unwrap();
+    for token in 2..5 {
+        streams.push(engine.submit(greedy(vec![token; 30], 5)).unwrap());
+    }
+    let refused = engine.submit(greedy(vec![5; 30], 5)).unwrap_err();
+    assert!(matches!(refused, SubmitError::QueueFull { queued: 1, .. }), "{refused:?}");
+    drop((permit, steps));
+    for (stream, token) in streams.into_iter().zip(1..) {
+        assert_eq!(answer(stream).tokens, greedy_reference(&[token; 30], 5));
+    }
 }
 
 #[test]

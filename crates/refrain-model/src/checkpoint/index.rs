@@ -1,8 +1,10 @@
 //! model.safetensors.index.json: which shard holds which tensor.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::config::fields::{Fields, parse_object};
@@ -27,6 +29,11 @@ impl Index {
         let Some(Value::Object(weight_map)) = fields.get("weight_map") else {
             return Err(fields.error("weight_map", "is missing or not an object"));
         };
+        let once: Once = serde_json::from_str(json).map_err(|source| ModelError::Json { file: file.into(), source })?;
+        if let Some((tensor, first, second)) = once.weight_map.repeated {
+            let problem = format!("is given twice, in {first} and in {second}: name it once");
+            return Err(ModelError::Tensor { file: file.into(), tensor, problem });
+        }
         let mut index = Index { file: file.into(), shard_of: HashMap::new(), tensors_of: BTreeMap::new() };
         for (tensor, shard) in weight_map {
             let error = |problem| ModelError::Tensor { file: file.into(), tensor: tensor.clone(), problem };
@@ -50,9 +57,9 @@ impl Index {
         self.tensors_of.keys().map(String::as_str)
     }
 
-    /// Whether the index has this tensor in this shard.
-    pub(crate) fn assigns(&self, tensor: &str, shard: &str) -> bool {
-        self.shard_of.get(tensor).is_some_and(|of| of == shard)
+    /// The shard that the index has this tensor in.
+    pub(crate) fn shard_of(&self, tensor: &str) -> Option<&str> {
+        self.shard_of.get(tensor).map(String::as_str)
     }
 
     /// Checks that every shard is there.
@@ -79,6 +86,44 @@ impl Index {
                 problem: format!("is said to be in `{shard}`, but that file has no such tensor"),
             }),
         }
+    }
+}
+
+/// Reads the index for names that it has twice, of which a JSON map keeps the last and tells nobody.
+#[derive(serde::Deserialize)]
+struct Once {
+    weight_map: Repeated,
+}
+
+struct Repeated {
+    /// A tensor, and two of its shards.
+    repeated: Option<(String, Value, Value)>,
+}
+
+impl<'de> Deserialize<'de> for Repeated {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RepeatedVisitor)
+    }
+}
+
+struct RepeatedVisitor;
+
+impl<'de> Visitor<'de> for RepeatedVisitor {
+    type Value = Repeated;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with the shard of each tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Repeated, A::Error> {
+        let mut shards = HashMap::new();
+        while let Some((tensor, shard)) = map.next_entry::<String, Value>()? {
+            if let Some(first) = shards.insert(tensor.clone(), shard.clone()) {
+                while map.next_entry::<de::IgnoredAny, de::IgnoredAny>()?.is_some() {}
+                return Ok(Repeated { repeated: Some((tensor, first, shard)) });
+            }
+        }
+        Ok(Repeated { repeated: None })
     }
 }
 

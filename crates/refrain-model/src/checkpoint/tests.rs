@@ -78,6 +78,7 @@ fn vision_and_mtp_are_left_alone_whatever_their_type() {
         vision_bytes: 15 + 8,
         mtp_tensors: 1,
         mtp_bytes: 256,
+        duplicates: vec![],
         unknown: vec!["model.language_model.layers.0.mlp.adapter".into()],
     };
     assert_eq!(checkpoint.skipped(), &expected);
@@ -182,6 +183,35 @@ fn an_index_that_lies_is_answered_with_the_tensor_or_shard() {
         fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
     }));
     insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[test]
+fn a_tensor_that_the_index_has_twice_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), &tiny_tensors("model.", "BF16"), 10);
+    let file = folder.path().join(INDEX_FILE);
+    let index = fs::read_to_string(&file).unwrap();
+    for shard in ["model-00000.safetensors", "model-00001.safetensors"] {
+        let entry = format!(r#""weight_map":{{"model.norm.weight":"{shard}","#);
+        fs::write(&file, index.replace(r#""weight_map":{"#, &entry)).unwrap();
+        let error = message(folder.path(), &Checkpoint::open(folder.path()).unwrap_err());
+        let start = format!("FOLDER/{INDEX_FILE}: tensor `model.norm.weight`: is given twice, in \"{shard}\" and in ");
+        assert!(error.starts_with(&start), "{error}");
+    }
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_no_unknown_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tensors = tiny_tensors("model.", "BF16");
+    let each = tensors.len();
+    tensors.push(tensors[0].clone());
+    // The index that is written names the last shard of each.
+    write_shards(folder.path(), &tensors, each);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    checkpoint.validate(&config()).unwrap();
+    let expected = Skipped { duplicates: vec![tensors[0].0.clone()], ..Skipped::default() };
+    assert_eq!(checkpoint.skipped(), &expected);
 }
 
 #[test]

@@ -199,10 +199,43 @@ proptest::proptest! {
 
 /// The thread that is given up here ends with the test process.
 #[test]
-fn a_list_that_grows_without_end_runs_into_the_clock() {
-    let source = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}\
-                  {{ ns.l|length }}";
-    let patience = std::time::Duration::from_millis(20);
+fn a_list_that_grows_without_end_runs_out_of_steps() {
+    for grow in [
+        "{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
+        "{% for i in range(60) %}{% set ns.l = (ns.l + ns.l) * 2 + [i] %}{% endfor %}",
+        &"{% set ns.l = ns.l + ns.l + ns.l %}".repeat(50),
+    ] {
+        // The greeting that is tried at first has one message.
+        let source = format!("{{% if messages|length > 1 %}}{{% set ns = namespace(l=[1]) %}}{grow}{{% endif %}}");
+        let template = ChatTemplate::new(&source, &SpecialTokens::default()).unwrap();
+        let message = json!({ "role": "user", "content": "Hello" });
+        let error = template.render(&input(&json!([message, message]), &Map::new())).unwrap_err();
+        assert!(matches!(error, TemplateError::Limit { what: "steps: does it end?", .. }), "{grow}: {error}");
+    }
+}
+
+#[test]
+fn a_chain_without_end_is_refused_before_it_is_compiled() {
+    let chain = |sums: usize| format!("Hello\n{{{{ 1{} }}}}", " + 1".repeat(sums));
+    assert_eq!(render(&chain(499), &Map::new()).unwrap(), "Hello\n500");
+    let error = ChatTemplate::new(&chain(300_000), &SpecialTokens::default()).unwrap_err().to_string();
+    let expected = "the chat template does not compile: line 2: a tag has more than 1000 tokens; write it as several";
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn a_list_may_be_collected_message_by_message() {
+    let source = "{% set ns = namespace(l=[], n=0) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}\
+                  {% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.l|length }} {{ ns.n }} {{ (ns.l + ['x'])[-1] }}";
+    let template = ChatTemplate::new(source, &SpecialTokens::default()).unwrap();
+    let messages: Value = (0..3000).map(|_| json!({ "role": "user", "content": "Hello" })).collect();
+    assert_eq!(template.render(&input(&messages, &Map::new())).unwrap(), "3000 3000 x");
+}
+
+#[test]
+fn what_takes_long_runs_into_the_clock() {
+    let source = "{% for i in range(99999) %}{% for j in range(9) %}{{ i }}{% endfor %}{% endfor %}";
+    let patience = std::time::Duration::from_millis(1);
     let error = ChatTemplate::with_patience(source, &SpecialTokens::default(), patience).unwrap_err();
     assert!(matches!(error, TemplateError::Limit { what: "seconds: does it end?", .. }), "{error}");
 }

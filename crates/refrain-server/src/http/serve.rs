@@ -161,6 +161,8 @@ fn talk(
     header_timeout: Duration,
 ) {
     let service = TowerToHyperService::new(router.clone());
+    // No `half_close`: a client that closes its sending side looks as one that has gone until something is written to
+    // it, and an answer in one piece is written when it is complete. Both count as gone, as they do with vLLM.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)

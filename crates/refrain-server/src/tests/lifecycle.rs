@@ -76,6 +76,18 @@ async fn a_client_that_goes_takes_its_request_with_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_sending_side_counts_as_gone() {
+    let server = Server::start(&slow(), ServeOptions::default()).await;
+    for stream in [true, false] {
+        let mut connection = server.request("POST", "/v1/completions", &endless(stream)).await;
+        running(&server, 1).await;
+        connection.shutdown().await.unwrap();
+        assert!(!read_all(connection).await.contains("\"finish_reason\":\"length\""));
+        forgotten(&server).await;
+    }
+}
+
+#[tokio::test]
 async fn a_storm_of_clients_that_go_leaves_nothing_behind() {
     let server = Server::start(&slow(), ServeOptions::default()).await;
     for round in 0..4 {
@@ -137,6 +149,15 @@ async fn more_answers_than_can_be_held_are_not_told_to_come_back() {
     }
     // As many as can run go through.
     assert_eq!(client.post("/v1/completions", &json!({"prompt": ["a", "b"], "n": 2})).await.status, 200);
+}
+
+#[tokio::test]
+async fn answers_to_one_request_don_t_keep_each_other_out() {
+    let mut setup = Setup::default();
+    setup.engine.max_num_seqs = 1;
+    setup.engine.max_num_queued_tokens = Some(1);
+    let request = json!({"prompt": ["On", "a"], "n": 2, "max_tokens": 2});
+    assert_eq!(setup.client().post("/v1/completions", &request).await.status, 200);
 }
 
 #[tokio::test]

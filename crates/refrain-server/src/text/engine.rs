@@ -250,47 +250,40 @@ impl Parts {
         Ok(sequences)
     }
 
-    /// Submits everything, or nothing: streams that are dropped cancel their requests.
+    /// Submits everything, or nothing.
     fn submit_all(&self, requests: &[GenerateRequest], prepared: Vec<Prepared>) -> Result<TextStream, TextError> {
-        let mut answers = Vec::new();
-        let mut prompts = Vec::with_capacity(prepared.len());
-        for (request, prepared) in requests.iter().zip(prepared) {
-            self.submit(request, &prepared, &mut answers)?;
-            prompts.push(prepared.prompt);
+        let (mut submissions, mut texts) = (Vec::new(), Vec::new());
+        for (request, Prepared { prompt, sampling }) in requests.iter().zip(&prepared) {
+            let eos = if sampling.ignore_eos { &[][..] } else { &self.engine.config().eos_token_ids };
+            let end = Arc::new(AnswerEnd {
+                tokens: [eos, &sampling.stop_token_ids].concat(),
+                shown: request.include_stop_str_in_output,
+                max_tokens: sampling.max_tokens,
+            });
+            for index in 0..request.n {
+                let seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+                let id =
+                    if request.n == 1 { request.request_id.clone() } else { format!("{}-{index}", request.request_id) };
+                submissions.push(Request {
+                    id,
+                    prompt: prompt.ids.clone(),
+                    sampling: SamplingParams { seed, ..sampling.clone() },
+                    priority: request.priority,
+                });
+                texts.push((self.answer_text(request, sampling.min_tokens), end.clone()));
+            }
         }
-        Ok(TextStream::new(prompts, answers))
+        let streams = self.engine.submit_all(submissions)?;
+        let answers = streams.into_iter().zip(texts).map(|(stream, (text, end))| AnswerParts { stream, text, end });
+        Ok(TextStream::new(prepared.into_iter().map(|prepared| prepared.prompt).collect(), answers.collect()))
     }
 
-    fn submit(
-        &self,
-        request: &GenerateRequest,
-        prepared: &Prepared,
-        answers: &mut Vec<AnswerParts>,
-    ) -> Result<(), TextError> {
-        let Prepared { prompt, sampling } = prepared;
-        let eos = if sampling.ignore_eos { &[][..] } else { &self.engine.config().eos_token_ids };
-        let end = Arc::new(AnswerEnd {
-            tokens: [eos, &sampling.stop_token_ids].concat(),
-            shown: request.include_stop_str_in_output,
-            max_tokens: sampling.max_tokens,
-        });
-        for index in 0..request.n {
-            let seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
-            let id =
-                if request.n == 1 { request.request_id.clone() } else { format!("{}-{index}", request.request_id) };
-            let stream = self.engine.submit(Request {
-                id,
-                prompt: prompt.ids.clone(),
-                sampling: SamplingParams { seed, ..sampling.clone() },
-                priority: request.priority,
-            })?;
-            let start = |tokenizer: &Arc<Tokenizer>| Detokenizer::new(tokenizer.clone(), request.skip_special_tokens);
-            let detokenizer = self.tokenizer.as_ref().map(start);
-            let stops = StopMatcher::new(&request.stop, request.include_stop_str_in_output);
-            let text = AnswerText::new(detokenizer, stops, sampling.min_tokens);
-            answers.push(AnswerParts { stream, text, end: end.clone() });
-        }
-        Ok(())
+    /// What makes the text of one answer.
+    fn answer_text(&self, request: &GenerateRequest, min_tokens: usize) -> AnswerText {
+        let start = |tokenizer: &Arc<Tokenizer>| Detokenizer::new(tokenizer.clone(), request.skip_special_tokens);
+        let detokenizer = self.tokenizer.as_ref().map(start);
+        let stops = StopMatcher::new(&request.stop, request.include_stop_str_in_output);
+        AnswerText::new(detokenizer, stops, min_tokens)
     }
 }
 

@@ -127,11 +127,13 @@ pub struct SchedulerArgs {
     #[arg(long, value_enum, hide_possible_values = true, value_name = "POLICY")]
     pub scheduling_policy: Option<SchedulingPolicyArg>,
 
-    /// Most requests that may wait; more are refused with status 429 [default: no limit]
+    /// Most requests that may wait; more are refused with status 429. Unlike in vLLM, those that run don't count
+    /// [default: no limit]
     #[arg(long, value_name = "REQUESTS", value_parser = at_least_one)]
     pub max_num_queued_reqs: Option<usize>,
 
-    /// Most prompt tokens that may wait; more are refused with status 429 [default: no limit]
+    /// While the requests whose answers have not begun have that many prompt tokens, more are refused with status 429;
+    /// the new request's own don't count, so a server with nothing to do takes any [default: no limit]
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub max_num_queued_tokens: Option<usize>,
 }

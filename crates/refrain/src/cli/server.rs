@@ -63,7 +63,8 @@ pub struct ServerArgs {
     pub otlp_traces_endpoint: Option<String>,
 }
 
-const NO_TLS: &str = "TLS is not available yet; put a proxy that has it in front of the server";
+/// What asks for TLS is answered with this.
+pub(super) const NO_TLS: &str = "TLS is not available yet; put a proxy that has it in front of the server";
 
 impl ServerArgs {
     /// The keys of which clients must send one.

@@ -38,7 +38,7 @@ fn launch_commands_of_vllm_work_as_they_stand() {
 #[test]
 fn short_forms_of_vllm_are_understood() {
     for line in [
-        "refrain serve -tp 1 -cc.mode=NONE -cc.cudagraph_mode=none -O0",
+        "refrain serve -tp 1 -pp 1 -dp=1 -cc.mode=NONE -cc.cudagraph_mode=none -O0",
         "refrain serve -tp=1 -cc {\"mode\":0,\"cudagraph_mode\":\"NONE\"}",
         "refrain serve --compilation-config.mode=NONE -O 0",
         "refrain serve --dtype half --served-model-name a b --api-key k1 k2 --max-model-len auto",
@@ -68,6 +68,9 @@ fn what_is_not_there_yet_says_so() {
         ("--ssl-certfile a.pem", "proxy"),
         ("--speculative-config {}", "not available yet"),
         ("--pipeline-parallel-size 2", "not available yet"),
+        ("-dp 2", "not available yet"),
+        ("--enable-lora", "not available yet"),
+        ("--policy measured", "not available yet"),
         ("--load-format pt", "safetensors"),
         ("--gpu-memory-utilization 1.5", "at most 1"),
         ("--max-model-len 0", "at least 1"),

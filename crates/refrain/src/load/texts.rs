@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use refrain_model::{ChatTemplate, GenerationConfig, Model, Tokenizer};
+use refrain_model::{ChatTemplate, GenerationConfig, Model, ModelError, Tokenizer};
 use serde_json::{Map, Value};
 
 use super::{GenerationSource, LoadError, LoadOptions, Settings};
@@ -56,7 +56,8 @@ fn replace_generation(model: &mut Model, options: &LoadOptions, settings: &mut S
             Origin::Given
         }
         Some(GenerationSource::Folder(folder)) => {
-            model.generation = GenerationConfig::from_json(&read(&folder.join("generation_config.json"))?)?;
+            let file = folder.join("generation_config.json");
+            model.generation = GenerationConfig::from_json_of(&read(&file)?, &file, model.config.vocab_size)?;
             Origin::Given
         }
     };
@@ -67,7 +68,7 @@ fn replace_generation(model: &mut Model, options: &LoadOptions, settings: &mut S
     };
     settings.push("generation_config", describe(&model.generation), origin);
     if let Some(json) = &options.override_generation_config {
-        override_with(&mut model.generation, json)?;
+        override_with(&mut model.generation, json, model.config.vocab_size)?;
         settings.push("override_generation_config", describe(&model.generation), Origin::Given);
     }
     Ok(())
@@ -78,15 +79,22 @@ fn read(file: &Path) -> Result<String, LoadError> {
 }
 
 /// Replaces what the JSON names. Unlike a model's file, it may have no member that means nothing.
-fn override_with(config: &mut GenerationConfig, json: &Map<String, Value>) -> Result<(), LoadError> {
+fn override_with(config: &mut GenerationConfig, json: &Map<String, Value>, vocab_size: usize) -> Result<(), LoadError> {
+    const FLAG: &str = "--override-generation-config";
     const KNOWN: [&str; 7] =
         ["eos_token_id", "temperature", "top_p", "min_p", "top_k", "repetition_penalty", "max_new_tokens"];
     if let Some(unknown) = json.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-        let flag = "--override-generation-config";
         let why = format!("{unknown:?} is no sampling default; there are {}", KNOWN.join(", "));
-        return Err(LoadError::Setting { flag, why });
+        return Err(LoadError::Setting { flag: FLAG, why });
     }
-    let new = GenerationConfig::from_json(&Value::Object(json.clone()).to_string())?;
+    let json = Value::Object(json.clone()).to_string();
+    let new = GenerationConfig::from_json_of(&json, Path::new(FLAG), vocab_size).map_err(|error| match error {
+        // The file that is right must not be blamed for the flag.
+        ModelError::Field { field, problem, .. } => {
+            LoadError::Setting { flag: FLAG, why: format!("`{field}`: {problem}") }
+        }
+        other => other.into(),
+    })?;
     if !new.eos_token_ids.is_empty() {
         config.eos_token_ids = new.eos_token_ids;
     }
@@ -129,14 +137,26 @@ mod tests {
     #[test]
     fn an_unknown_default_is_refused_by_name() {
         let mut config = GenerationConfig::default();
-        let message = override_with(&mut config, &object(json!({ "temprature": 1 }))).unwrap_err().to_string();
+        let message = override_with(&mut config, &object(json!({ "temprature": 1 })), 50).unwrap_err().to_string();
         assert!(message.contains("temprature") && message.contains("temperature,"), "{message}");
+    }
+
+    #[test]
+    fn an_impossible_default_is_refused_by_flag_and_name() {
+        for (json, field) in [
+            (json!({ "temperature": -1 }), "temperature"),
+            (json!({ "top_p": "all" }), "top_p"),
+            (json!({ "eos_token_id": [1, 50] }), "eos_token_id"),
+        ] {
+            let message = override_with(&mut GenerationConfig::default(), &object(json), 50).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("--override-generation-config: `{field}`: ")), "{message}");
+        }
     }
 
     #[test]
     fn only_what_is_named_is_replaced() {
         let mut config = GenerationConfig { temperature: Some(0.7), top_k: Some(20), ..GenerationConfig::default() };
-        override_with(&mut config, &object(json!({ "temperature": 0.5, "max_new_tokens": 9 }))).unwrap();
+        override_with(&mut config, &object(json!({ "temperature": 0.5, "max_new_tokens": 9 })), 50).unwrap();
         assert_eq!(describe(&config), "temperature=0.5 top_k=20 max_new_tokens=9");
         assert_eq!(describe(&GenerationConfig::default()), "neutral");
     }
