@@ -165,7 +165,7 @@ pub(crate) unsafe extern "C" fn copy_async(worker: *mut Worker, to: *mut u8, fro
             let why = "is not a multiple of 16";
             fail(worker, Failure::Address { operation: "kx_copy_async16", why, address: from.addr() });
         }
-        crate::memory::poison(to, 16);
+        crate::mapping::poison(to, 16);
         (*worker).copies_used = true;
         (*own_copies(worker)).pending.push((to.cast(), from.cast()));
     }

@@ -20,12 +20,13 @@ mod device;
 mod driver;
 mod fault;
 mod fibre;
+mod mapping;
 mod memory;
 mod module;
 mod options;
 mod runtime;
 mod worker;
 
-pub use memory::POISON;
+pub use mapping::POISON;
 pub use options::{Order, SimOptions};
 pub use runtime::{SimCounters, SimRuntime};

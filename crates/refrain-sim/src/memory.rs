@@ -1,82 +1,22 @@
 //! The memory of the simulated device: each allocation ends at a page that nobody can touch, and begins as poison.
 
+use crate::mapping::{Mapping, POISON_BYTES};
 use refrain_device::{DeviceError, DevicePtr};
 use std::collections::BTreeMap;
-use std::io;
-
-/// What memory holds that nobody has written, in each 16 bits: NaN as bf16, f16 and, twice, as f32; an index far outside
-/// of everything as an integer.
-pub const POISON: u32 = 0x7fa5;
-const POISON_BYTES: [u8; 4] = [0xa5, 0x7f, 0xa5, 0x7f];
 
 /// Allocations begin at multiples of this.
 const ALIGNMENT: usize = 256;
 
-/// Fills a range, whose ends are multiples of 4, with poison.
-///
-/// # Safety
-/// The range is writable.
-pub(crate) unsafe fn poison(from: *mut u8, bytes: usize) {
-    // SAFETY: by contract.
-    let words = unsafe { std::slice::from_raw_parts_mut(from.cast::<[u8; 4]>(), bytes / 4) };
-    words.fill(POISON_BYTES);
-}
-
-fn page() -> usize {
-    // SAFETY: a query.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
-}
-
-/// Pages of memory between two that can't be touched, filled with poison.
-pub(crate) struct Mapping {
-    base: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: plain memory that the struct owns.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    /// At least `bytes`; the end is that of the last page.
-    pub(crate) fn new(bytes: usize, what: &'static str) -> Result<Mapping, DeviceError> {
-        let page = page();
-        let failed = || DeviceError::OutOfMemory { bytes, what, source: io::Error::last_os_error() };
-        let inner = bytes.max(1).checked_next_multiple_of(page).filter(|&inner| inner < isize::MAX as usize / 2);
-        let Some(inner) = inner else {
-            return Err(DeviceError::OutOfMemory { bytes, what, source: io::ErrorKind::OutOfMemory.into() });
-        };
-        // SAFETY: a fresh mapping of the kernel's choice, then a part of it.
-        unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            let outer = libc::mmap(std::ptr::null_mut(), inner + 2 * page, libc::PROT_NONE, flags, -1, 0);
-            if outer == libc::MAP_FAILED {
-                return Err(failed());
-            }
-            let mapping = Mapping { base: outer.cast::<u8>().wrapping_add(page), bytes: inner };
-            if libc::mprotect(mapping.base.cast(), inner, libc::PROT_READ | libc::PROT_WRITE) != 0 {
-                return Err(failed());
-            }
-            poison(mapping.base, inner);
-            Ok(mapping)
-        }
+/// What lies around allocations: poison, whose phase is that of its address.
+const UNTOUCHED: [u8; ALIGNMENT + 4] = {
+    let mut bytes = [0; ALIGNMENT + 4];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = POISON_BYTES[at % 4];
+        at += 1;
     }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(crate) fn end(&self) -> *mut u8 {
-        self.base.wrapping_add(self.bytes)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        let page = page();
-        // SAFETY: exactly what `new` mapped.
-        unsafe { libc::munmap(self.base.wrapping_sub(page).cast(), self.bytes + 2 * page) };
-    }
-}
+    bytes
+};
 
 struct Allocation {
     mapping: Mapping,
@@ -93,7 +33,7 @@ impl Allocation {
     /// Bytes around it that nobody may write: those up to the end of the pages, and as many before it.
     fn margins(&self, base: u64) -> [(usize, usize); 2] {
         let base = base as usize;
-        let low = self.mapping.base.addr().max(base.saturating_sub(ALIGNMENT));
+        let low = self.mapping.base().addr().max(base.saturating_sub(ALIGNMENT));
         [(low, base), (base + self.bytes, self.mapping.end().addr())]
     }
 }
@@ -179,7 +119,13 @@ impl Memory {
         self.allocations.iter().find_map(|(&base, allocation)| {
             let damaged = allocation.margins(base).into_iter().find_map(|(from, to)| {
                 // SAFETY: within the mapping, which nobody else writes: the device is locked.
-                (from..to).find(|&address| unsafe { *(address as *const u8) } != POISON_BYTES[address % 4])
+                let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, to - from) };
+                let whole = &UNTOUCHED[from % 4..][..to - from];
+                if bytes == whole {
+                    None
+                } else {
+                    bytes.iter().zip(whole).position(|(a, b)| a != b).map(|at| from + at)
+                }
             })?;
             Some(self.describe(damaged as u64))
         })
@@ -189,6 +135,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::POISON;
 
     #[test]
     fn allocations_are_aligned_poisoned_and_counted() {

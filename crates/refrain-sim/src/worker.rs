@@ -6,7 +6,7 @@ use crate::abi::{Kernel, State};
 use crate::collectives::Copies;
 use crate::fault::{self, Fault};
 use crate::fibre::{Stacks, Suspended};
-use crate::memory::{Mapping, poison};
+use crate::mapping::{Mapping, poison};
 use crate::module::Loaded;
 use refrain_device::DeviceError;
 

@@ -16,70 +16,71 @@ pub(crate) fn wide_registers() -> bool {
 /// as those of tensor cores.
 ///
 /// # Safety
-/// Each of the 32 lanes gives valid fragments: d of 4 f32, a of 4 words, b of 2 words.
+/// Each of the 32 lanes gives valid fragments: d of 4 f32, a of 4 words, b of 2 words. `wide` is what
+/// [`wide_registers`] said.
 pub(super) unsafe fn multiply(lanes: &Operands, bf16: bool, wide: bool) {
-    let mut a = [[0.0f32; 16]; 16];
-    let mut b = [[0.0f32; 8]; 16];
-    let mut d = [[0.0f32; 8]; 16];
-    for (lane, &[to, left, right]) in lanes.iter().enumerate().take(LANES) {
-        let (group, pair) = (lane / 4, lane % 4 * 2);
-        // SAFETY: by contract.
-        let (own, left, right) =
-            unsafe { (to.cast::<[f32; 4]>().read(), left.cast::<[u32; 4]>().read(), right.cast::<[u32; 2]>().read()) };
-        for (index, &word) in left.iter().enumerate() {
-            let (row, column) = (group + index % 2 * 8, pair + index / 2 * 8);
-            [a[row][column], a[row][column + 1]] = halves(word, bf16);
-        }
-        for (index, &word) in right.iter().enumerate() {
-            let row = pair + index * 8;
-            [b[row][group], b[row + 1][group]] = halves(word, bf16);
-        }
-        for half in 0..2 {
-            d[group + 8 * half][pair] = own[2 * half];
-            d[group + 8 * half][pair + 1] = own[2 * half + 1];
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    if wide {
-        // SAFETY: the caller found that the processor has these registers.
-        unsafe { product_wide(&mut d, &a, &b) };
-    } else {
-        product(&mut d, &a, &b);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = wide;
-        product(&mut d, &a, &b);
-    }
-    for (lane, &[to, ..]) in lanes.iter().enumerate().take(LANES) {
-        let (group, pair) = (lane / 4, lane % 4 * 2);
-        let own = [d[group][pair], d[group][pair + 1], d[group + 8][pair], d[group + 8][pair + 1]];
-        // SAFETY: by contract.
-        unsafe { to.cast::<[f32; 4]>().write(own) };
-    }
-}
-
-#[inline(always)]
-fn product(d: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16]) {
-    for (sums, left) in d.iter_mut().zip(a) {
-        for (&factor, right) in left.iter().zip(b) {
-            for (sum, &value) in sums.iter_mut().zip(right) {
-                *sum += factor * value;
-            }
+    // SAFETY: by contract.
+    unsafe {
+        match (bf16, wide) {
+            #[cfg(target_arch = "x86_64")]
+            (true, true) => multiply_wide::<true>(lanes),
+            #[cfg(target_arch = "x86_64")]
+            (false, true) => multiply_wide::<false>(lanes),
+            (true, _) => multiply_any::<true>(lanes),
+            (false, _) => multiply_any::<false>(lanes),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn product_wide(d: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16]) {
-    product(d, a, b);
+unsafe fn multiply_wide<const BF16: bool>(lanes: &Operands) {
+    // SAFETY: by contract of `multiply`.
+    unsafe { multiply_any::<BF16>(lanes) }
+}
+
+#[inline(always)]
+unsafe fn multiply_any<const BF16: bool>(lanes: &Operands) {
+    let mut a = [[0.0f32; 16]; 16];
+    let mut b = [[0.0f32; 8]; 16];
+    let mut d = [[0.0f32; 8]; 16];
+    for (lane, &[to, left, right]) in lanes.iter().enumerate().take(LANES) {
+        let (group, pair) = (lane / 4, lane % 4 * 2);
+        // SAFETY: by contract of `multiply`.
+        let (own, left, right) =
+            unsafe { (to.cast::<[f32; 4]>().read(), left.cast::<[u32; 4]>().read(), right.cast::<[u32; 2]>().read()) };
+        for (index, &word) in left.iter().enumerate() {
+            let (row, column) = (group + index % 2 * 8, pair + index / 2 * 8);
+            [a[row][column], a[row][column + 1]] = halves::<BF16>(word);
+        }
+        for (index, &word) in right.iter().enumerate() {
+            let row = pair + index * 8;
+            [b[row][group], b[row + 1][group]] = halves::<BF16>(word);
+        }
+        for half in 0..2 {
+            d[group + 8 * half][pair] = own[2 * half];
+            d[group + 8 * half][pair + 1] = own[2 * half + 1];
+        }
+    }
+    for (sums, left) in d.iter_mut().zip(&a) {
+        for (&factor, right) in left.iter().zip(&b) {
+            for (sum, &value) in sums.iter_mut().zip(right) {
+                *sum += factor * value;
+            }
+        }
+    }
+    for (lane, &[to, ..]) in lanes.iter().enumerate().take(LANES) {
+        let (group, pair) = (lane / 4, lane % 4 * 2);
+        let own = [d[group][pair], d[group][pair + 1], d[group + 8][pair], d[group + 8][pair + 1]];
+        // SAFETY: by contract of `multiply`.
+        unsafe { to.cast::<[f32; 4]>().write(own) };
+    }
 }
 
 /// The two 16-bit elements of a word, the lower one first.
 #[inline(always)]
-fn halves(word: u32, bf16: bool) -> [f32; 2] {
-    if bf16 {
+fn halves<const BF16: bool>(word: u32) -> [f32; 2] {
+    if BF16 {
         [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
     } else {
         [from_f16(word & 0xffff), from_f16(word >> 16)]

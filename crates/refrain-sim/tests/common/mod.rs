@@ -5,7 +5,8 @@ use refrain_device::{
     DeviceError, DeviceMemory, DevicePtr, FunctionId, KernelSource, Launch, ModuleId, Runtime, Stream,
 };
 use refrain_sim::{Order, SimOptions, SimRuntime};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 /// A device with a stream.
 pub struct Sim {
@@ -60,11 +61,22 @@ impl Sim {
     }
 
     pub fn kernel_with(&self, name: &'static str, text: &str, shared_bytes: u32) -> Kernel {
+        let module = self.sim.load_module(&self.image(text)).unwrap_or_else(|error| panic!("{error}"));
+        Kernel { name, module, function: self.sim.function(module, name, shared_bytes).unwrap() }
+    }
+
+    /// The compiled text; each is compiled once by a test process.
+    fn image(&self, text: &str) -> Vec<u8> {
+        static IMAGES: Mutex<BTreeMap<(String, String), Vec<u8>>> = Mutex::new(BTreeMap::new());
+        let key = (self.sim.info().arch.clone(), text.to_owned());
+        if let Some(image) = IMAGES.lock().unwrap().get(&key) {
+            return image.clone();
+        }
         let image = self.sim.compiler().unwrap().compile(&source(text), &self.sim.info().arch);
         let image = image.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(image.log, "", "the kernel gives warnings");
-        let module = self.sim.load_module(&image.image).unwrap_or_else(|error| panic!("{error}"));
-        Kernel { name, module, function: self.sim.function(module, name, shared_bytes).unwrap() }
+        IMAGES.lock().unwrap().insert(key, image.image.clone());
+        image.image
     }
 
     pub fn launch(&self, kernel: &Kernel, grid: u32, threads: u32, arguments: &[u64]) -> Result<(), DeviceError> {
