@@ -3,15 +3,24 @@
 //! lowers ops to launches. What differs between CUDA, HIP and the simulated GPU lies behind
 //! [`refrain_device::Runtime`].
 
+mod backend;
 pub mod check;
 mod kernel;
 pub mod kernels;
+mod layout;
 pub mod loader;
+mod lower;
+mod measure;
 mod sources;
 mod step_block;
 mod target;
+mod upload;
 
+pub use backend::{GpuBackend, GpuOptions};
 pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, dtype_define};
+pub use layout::footprint;
 pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_source};
+pub use lower::required_kernels;
+pub use measure::{MEASURED_BYTES, Measured, measure};
 pub use step_block::{StepCounts, StepLayout, StepPointers};
 pub use target::Target;

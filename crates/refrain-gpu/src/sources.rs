@@ -5,11 +5,31 @@ macro_rules! sources {
 }
 
 /// Files that kernels include.
-pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h"];
+pub(crate) const HEADERS: &[(&str, &str)] =
+    sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h" "gdn_chunk.h" "kv_cache.h"];
 
 /// Files with kernels in them.
-pub(crate) const SOURCES: &[(&str, &str)] =
-    sources!["elementwise.cu" "gemm.cu" "gemm_mma.cu" "gemv.cu" "gemv_mma.cu" "norm.cu"];
+pub(crate) const SOURCES: &[(&str, &str)] = sources![
+    "attention_decode.cu"
+    "attention_prefill.cu"
+    "attention_prefill_mma.cu"
+    "elementwise.cu"
+    "gdn_chunk_prepare.cu"
+    "gdn_chunk_scan.cu"
+    "gdn_chunk_scan_mma.cu"
+    "gdn_conv.cu"
+    "gdn_gates.cu"
+    "gdn_norm.cu"
+    "gdn_recurrence.cu"
+    "gemm.cu"
+    "gemm_mma.cu"
+    "gemv.cu"
+    "gemv_mma.cu"
+    "kv_append.cu"
+    "measure.cu"
+    "norm.cu"
+    "qk_norm_rope.cu"
+];
 
 /// The text of a kernel file.
 ///

@@ -1,0 +1,189 @@
+//! Proofs on a real GPU, for `tools/gpu_proof.py`. Arguments: the device (`cuda:0`, `hip:0`, `sim`), then one of
+//!
+//! - `goldens [NAME...]`: the golden gates in F32 and BF16, all of them or some;
+//! - `small NAME`: one step of a prompt and a few of decoding, for a sanitizer, under which everything is slow;
+//! - `batches FOLDER`: greedy answers of a checkpoint alone and beside others;
+//! - `logprobs FOLDER OUT`: the 20 best tokens after each position of some prompts, as JSON, for a comparison with
+//!   another implementation.
+
+use refrain_cuda::{CudaOptions, CudaRuntime};
+use refrain_device::{DeviceError, Runtime};
+use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
+use refrain_hip::{HipOptions, HipRuntime};
+use refrain_program::{BuildOptions, Dtype};
+use refrain_sim::{SimOptions, SimRuntime};
+use refrain_testkit::{
+    Difference, Golden, Invariance, MAX_SEQUENCES, Part, Prepared, Runner, check_all_ways, checkpoint,
+};
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [device, "goldens", ref names @ ..] => goldens(device, names),
+        [device, "small", name] => small(device, name),
+        [device, "batches", folder] => batches(device, Path::new(folder)),
+        [device, "logprobs", folder, out] => logprobs(device, Path::new(folder), Path::new(out)),
+        _ => Err("usage: proof DEVICE goldens [NAME...] | small NAME | batches FOLDER | logprobs FOLDER OUT".into()),
+    }
+}
+
+fn open(device: &str) -> Result<Arc<dyn Runtime>, DeviceError> {
+    let index = || device.split_once(':').map_or(0, |(_, index)| index.parse().expect("a number"));
+    Ok(match device.split(':').next() {
+        Some("cuda") => CudaRuntime::open(index(), &CudaOptions::default())?,
+        Some("hip") => HipRuntime::open(index(), &HipOptions::default())?,
+        _ => SimRuntime::new(SimOptions { memory_bytes: 4 << 30, ..SimOptions::default() }),
+    })
+}
+
+fn runner(runtime: &Arc<dyn Runtime>, folder: &Path, types: impl FnOnce(Dtype) -> BuildOptions) -> Runner {
+    let Prepared { checkpoint, program, limits, pools } = Prepared::open(folder, 2048, types);
+    let kernels = KernelOptions { cache_dir: Some("target/proof-kernels".into()), ..KernelOptions::default() };
+    let options = GpuOptions { kernels };
+    let backend = GpuBackend::load(runtime.clone(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
+    let backend = backend.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    println!("kernels: {}", backend.report());
+    Runner::new(Box::new(backend), program.vocab_size)
+}
+
+fn in_f32(stored: Dtype) -> BuildOptions {
+    BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 }
+}
+
+fn in_bf16(_: Dtype) -> BuildOptions {
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16 }
+}
+
+fn goldens(device: &str, names: &[&str]) -> Result<(), Box<dyn Error>> {
+    let runtime = open(device)?;
+    let mut failed = 0;
+    for name in Golden::names() {
+        if !names.is_empty() && !names.contains(&name.as_str()) {
+            continue;
+        }
+        let start = Instant::now();
+        let mut check = |what: &str, golden: &Golden, types: fn(Dtype) -> BuildOptions, gate: Gate| {
+            let Some(folder) = checkpoint(golden) else { return };
+            let all = || check_all_ways(golden, &mut runner(&runtime, &folder, types), gate, Invariance::Gate);
+            let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).is_ok();
+            println!("{} {name} in {what}", if passed { "ok   " } else { "WRONG" });
+            failed += usize::from(!passed);
+        };
+        let golden = Golden::load(&name);
+        check("F32", &golden, in_f32, Difference::check_f32);
+        if !name.starts_with("gdn") && !name.ends_with("f16") && name != "odd-1-f32" {
+            let rounded = if name.ends_with("-f32") { Golden::load_rounded(&name) } else { golden };
+            check("BF16", &rounded, in_bf16, Difference::check_bf16);
+        }
+        println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    if failed > 0 { Err(format!("{failed} gates failed").into()) } else { Ok(()) }
+}
+
+fn small(device: &str, name: &str) -> Result<(), Box<dyn Error>> {
+    let runtime = open(device)?;
+    let golden = Golden::load(name);
+    let folder = checkpoint(&golden).ok_or("no checkpoint")?;
+    for types in [in_bf16, in_f32] {
+        let answers = greedy(&mut runner(&runtime, &folder, types), &[0, 1, 2], 4);
+        println!("{answers:?}");
+    }
+    Ok(())
+}
+
+type Gate = fn(&Difference) -> Result<(), String>;
+
+/// Prompts that every checkpoint with a vocabulary of at least 200 tokens takes.
+fn prompts() -> Vec<Vec<u32>> {
+    let prompt = |index: usize| {
+        let mut state = index as u32 * 7919 + 1;
+        (0..20 + 37 * index)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) % 200
+            })
+            .collect()
+    };
+    (0..MAX_SEQUENCES).map(prompt).collect()
+}
+
+fn best(logits: &[f32]) -> u32 {
+    let better = |a: (usize, f32), b: (usize, f32)| if b.1 > a.1 { b } else { a };
+    logits.iter().copied().enumerate().reduce(better).expect("a vocabulary").0 as u32
+}
+
+/// Greedy answers of the first `count` prompts, side by side.
+fn greedy(runner: &mut Runner, sequences: &[usize], tokens: usize) -> Vec<Vec<u32>> {
+    let mut texts: Vec<Vec<u32>> = sequences.iter().map(|&sequence| prompts()[sequence].clone()).collect();
+    let begun: Vec<usize> = texts.iter().map(Vec::len).collect();
+    for round in 0..tokens {
+        let wanted: Vec<Vec<usize>> = texts.iter().map(|text| vec![text.len() - 1]).collect();
+        let parts: Vec<Part<'_>> = sequences
+            .iter()
+            .enumerate()
+            .map(|(index, &sequence)| Part {
+                sequence,
+                ids: &texts[index],
+                positions: if round == 0 { 0..texts[index].len() } else { texts[index].len() - 1..texts[index].len() },
+                scan: round == 0,
+                wanted: &wanted[index],
+            })
+            .collect();
+        let mut next = vec![0; sequences.len()];
+        runner.step(&parts, |index, _, logits| next[index] = best(logits));
+        texts.iter_mut().zip(next).for_each(|(text, token)| text.push(token));
+    }
+    texts.into_iter().zip(begun).map(|(text, begun)| text[begun..].to_vec()).collect()
+}
+
+/// How many greedy tokens are the same alone and beside others. Products of other sizes sum in another order, so a tie
+/// may fall the other way; more than a few differences mean a mistake.
+fn batches(device: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let runtime = open(device)?;
+    let mut runner = runner(&runtime, folder, in_bf16);
+    const TOKENS: usize = 32;
+    let alone: Vec<Vec<u32>> =
+        (0..MAX_SEQUENCES).map(|sequence| greedy(&mut runner, &[sequence], TOKENS).remove(0)).collect();
+    let mut worst = 1.0f64;
+    for count in [2, 4, 8] {
+        let sequences: Vec<usize> = (0..count).collect();
+        let together = greedy(&mut runner, &sequences, TOKENS);
+        let same: usize = together
+            .iter()
+            .zip(&alone)
+            .map(|(together, alone)| together.iter().zip(alone).take_while(|(a, b)| a == b).count())
+            .sum();
+        let share = same as f64 / (count * TOKENS) as f64;
+        println!("{count} together: {same} of {} tokens before the first difference", count * TOKENS);
+        worst = worst.min(share);
+    }
+    if worst >= 0.9 { Ok(()) } else { Err("answers depend on what else is in the batch".into()) }
+}
+
+fn logprobs(device: &str, folder: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    let runtime = open(device)?;
+    let mut runner = runner(&runtime, folder, in_bf16);
+    let mut lines = Vec::new();
+    for (sequence, ids) in prompts().iter().enumerate().take(4) {
+        let positions: Vec<usize> = (0..ids.len()).collect();
+        for (position, logits) in runner.prefill(sequence, ids, &[], &positions).iter().enumerate() {
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
+            let log_sum = f64::from(highest) + sum.ln();
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.select_nth_unstable_by(20, |&a, &b| logits[b].total_cmp(&logits[a]));
+            order.truncate(20);
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+            let top: Vec<String> =
+                order.iter().map(|&id| format!("[{id},{:.6}]", f64::from(logits[id]) - log_sum)).collect();
+            lines.push(format!("{{\"ids\":{:?},\"top\":[{}]}}", &ids[..=position], top.join(",")));
+        }
+    }
+    std::fs::write(out, format!("[{}]\n", lines.join(",\n")))?;
+    Ok(())
+}

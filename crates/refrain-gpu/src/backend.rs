@@ -1,0 +1,221 @@
+//! The backend itself, eager: copies the step over, enqueues the launches of every op, copies the result back.
+
+use crate::kernel::Count;
+use crate::layout::Layout;
+use crate::loader::{KernelOptions, Kernels, PrepareReport};
+use crate::lower::{self, Action, Lowered, Places};
+use crate::step_block::StepCounts;
+use crate::upload::{copy, upload_weights};
+use crate::{LaunchSpec, Target};
+use refrain_device::{
+    Backend, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch,
+    PinnedMemory, PoolSizes, Runtime, Step, StepLimits, Stream,
+};
+use refrain_program::{Program, WeightSource};
+use std::sync::Arc;
+
+/// How the backend is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Where kernels come from.
+    pub kernels: KernelOptions,
+}
+
+/// A program with its weights on a GPU.
+pub struct GpuBackend {
+    runtime: Arc<dyn Runtime>,
+    info: DeviceInfo,
+    vocab_size: usize,
+    limits: StepLimits,
+    pools: PoolSizes,
+    layout: Layout,
+    ops: Vec<ReadyOp>,
+    /// Scratch of the matrix library.
+    gemm_workspace: (DevicePtr, usize),
+    /// Where the logits lie.
+    logits: DevicePtr,
+    /// What was compiled and loaded.
+    report: PrepareReport,
+    stream: Stream,
+    step_block: PinnedMemory,
+    host_logits: PinnedMemory,
+    /// Kernels and memory are given back last: fields are dropped in this order.
+    _kernels: Kernels,
+    memory: DeviceMemory,
+}
+
+/// An op with its launches for each range of rows.
+struct ReadyOp {
+    /// What the ranges count.
+    count: Count,
+    /// Up to how many rows, and what is done then; ascending, the last has no end.
+    variants: Vec<(u32, Vec<ReadyAction>)>,
+}
+
+enum ReadyAction {
+    Launch { spec: LaunchSpec, function: FunctionId },
+    Gemm { shape: GemmShape, x: DevicePtr, weight: DevicePtr, out: DevicePtr },
+}
+
+impl GpuBackend {
+    /// Reserves the memory, compiles or loads the kernels, and copies the weights.
+    ///
+    /// `progress` is told of kernels that are ready, out of how many.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn load(
+        runtime: Arc<dyn Runtime>,
+        program: &Program,
+        weights: &dyn WeightSource,
+        limits: StepLimits,
+        pools: PoolSizes,
+        options: &GpuOptions,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<GpuBackend, DeviceError> {
+        let target = Target::from(runtime.info());
+        let layout = Layout::new(program, &limits, &pools, &target);
+        let memory = DeviceMemory::new(&runtime, layout.bytes, "weights, activations and state pools")?;
+        let base = memory.base();
+        let gemm = runtime.gemm().is_some();
+        let places = Places { program, layout: &layout, base, target: &target, gemm };
+        let lowered = places.lower();
+        let kernels = Kernels::with(runtime.clone(), options.kernels.clone());
+        let report = kernels.prepare(&lower::kernels(&lowered), progress)?;
+        let ops = lowered.into_iter().map(|op| ready(op, &kernels)).collect::<Result<Vec<_>, _>>()?;
+        for (rope, offset) in &layout.frequencies {
+            copy(&runtime, base.offset(*offset), bytemuck::cast_slice(&rope.frequencies()))?;
+        }
+        upload_weights(&runtime, program, weights, &layout, base)?;
+
+        let stream = Stream::new(&runtime)?;
+        // Counters in the scratch memory begin at zero; the kernels leave them so.
+        let counters = [
+            (layout.attention_workspace, layout.workspaces.attention),
+            (layout.scan_workspace, layout.workspaces.scan),
+        ];
+        for (offset, bytes) in counters.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            // SAFETY: the arena's own range.
+            unsafe { runtime.fill(stream.id(), base.offset(offset), 0, bytes)? };
+        }
+        stream.synchronize()?;
+        let logits_bytes = limits.max_logit_rows * program.vocab_size * 4;
+        let info = DeviceInfo {
+            kind: runtime.info().kind,
+            name: runtime.info().name.clone(),
+            compute: format!("{}, eager", runtime.info().arch),
+        };
+        Ok(GpuBackend {
+            info,
+            vocab_size: program.vocab_size,
+            limits,
+            pools,
+            ops,
+            gemm_workspace: (base.offset(layout.gemm_workspace), layout.workspaces.gemm),
+            logits: base.offset(layout.tensor(program.logits.tensor)),
+            report,
+            step_block: PinnedMemory::new(&runtime, layout.step_layout.bytes)?,
+            host_logits: PinnedMemory::new(&runtime, logits_bytes)?,
+            layout,
+            stream,
+            _kernels: kernels,
+            memory,
+            runtime,
+        })
+    }
+
+    /// What was compiled and loaded.
+    pub fn report(&self) -> &PrepareReport {
+        &self.report
+    }
+
+    /// Enqueues every op.
+    fn enqueue(&self, counts: &StepCounts) -> Result<(), DeviceError> {
+        for op in &self.ops {
+            let rows = counts.of(op.count);
+            if rows == 0 {
+                continue;
+            }
+            let variant = op.variants.iter().find(|(most, _)| rows <= *most).expect("the last range has no end");
+            for action in &variant.1 {
+                self.run(action, rows, counts)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, action: &ReadyAction, rows: u32, counts: &StepCounts) -> Result<(), DeviceError> {
+        match action {
+            ReadyAction::Launch { spec, function } => {
+                let Some(grid) = spec.blocks(counts) else { return Ok(()) };
+                let launch = Launch {
+                    function: *function,
+                    name: spec.kernel.entry,
+                    grid,
+                    threads: spec.kernel.threads,
+                    shared_bytes: spec.kernel.shared_bytes,
+                    overlap: true,
+                };
+                // SAFETY: all addresses in the arguments are in the arena, which lives as long as the backend.
+                unsafe { self.runtime.launch(self.stream.id(), &launch, &spec.arguments) }
+            }
+            &ReadyAction::Gemm { shape, x, weight, out } => {
+                let shape = GemmShape { m: rows as usize, ..shape };
+                let (workspace, workspace_bytes) = self.gemm_workspace;
+                let gemm = self.runtime.gemm().expect("it was lowered for a library of products");
+                let operands = GemmOperands { x, weight, out, workspace, workspace_bytes };
+                // SAFETY: as above.
+                unsafe { gemm.run(self.stream.id(), &shape, &operands) }
+            }
+        }
+    }
+}
+
+fn ready(op: Lowered, kernels: &Kernels) -> Result<ReadyOp, DeviceError> {
+    let action = |action: Action| match action {
+        Action::Launch(spec) => {
+            let function = kernels.get(&spec.kernel)?.function;
+            Ok(ReadyAction::Launch { spec, function })
+        }
+        Action::Gemm { shape, x, weight, out } => Ok(ReadyAction::Gemm { shape, x, weight, out }),
+    };
+    let variants = op.variants.into_iter().map(|(most, actions)| {
+        let actions = actions.into_iter().map(action).collect::<Result<Vec<_>, DeviceError>>()?;
+        Ok((most, actions))
+    });
+    Ok(ReadyOp { count: op.count, variants: variants.collect::<Result<_, DeviceError>>()? })
+}
+
+impl Backend for GpuBackend {
+    fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn execute(&mut self, step: &Step) -> Result<&mut [f32], DeviceError> {
+        step.validate(&self.limits, &self.pools, self.vocab_size)?;
+        // SAFETY: the last step's copies have been waited for.
+        let block = unsafe { self.step_block.slice() };
+        let (counts, bytes) = self.layout.step_layout.write(step, block);
+        let stream = self.stream.id();
+        let to = self.memory.base().offset(self.layout.step);
+        // SAFETY: both ranges exist; the block is not written before the step has ended.
+        unsafe { self.runtime.copy_to_device(stream, to, self.step_block.base(), bytes)? };
+        let enqueued = self.enqueue(&counts);
+        let floats = step.logit_rows.len() * self.vocab_size;
+        if enqueued.is_ok() && floats > 0 {
+            // SAFETY: the logits are `[S, vocab]` f32; the host's buffer holds those of the largest step.
+            unsafe { self.runtime.copy_to_host(stream, self.host_logits.base(), self.logits, floats * 4)? };
+        }
+        // Also after an error: nothing may run when the next step begins.
+        self.stream.synchronize().and(enqueued)?;
+        // SAFETY: the copy has ended, and the buffer is not written before the next call.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), floats) })
+    }
+}
+
+impl Drop for GpuBackend {
+    fn drop(&mut self) {
+        // Nothing may still run in memory that is given back; a device that can't even wait is lost anyway.
+        let _ = self.stream.synchronize();
+    }
+}

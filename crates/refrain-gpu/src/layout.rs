@@ -1,0 +1,120 @@
+//! Where everything lies in the one range of device memory, computed before anything is allocated.
+
+use crate::lower::{Rope, Workspaces, ropes};
+use crate::{StepLayout, Target};
+use refrain_device::{BLOCK_TOKENS, Footprint, PoolSizes, StepLimits};
+use refrain_program::{ActivationPlan, Program, StateKind, TensorId, WeightDef, WeightKind};
+
+/// Everything begins at a multiple of this: what matrix libraries and 16-byte accesses want, with room.
+const ALIGNMENT: usize = 256;
+
+/// Byte offsets in the arena.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Of each weight.
+    pub weights: Vec<usize>,
+    /// Of the frequencies of each rotary table.
+    pub frequencies: Vec<(Rope, usize)>,
+    /// Of the activations.
+    pub activations: usize,
+    /// Of each activation, from [`Layout::activations`].
+    pub plan: ActivationPlan,
+    /// Of the scratch of attention, of the scan, and of the library of products.
+    pub attention_workspace: usize,
+    pub scan_workspace: usize,
+    pub gemm_workspace: usize,
+    /// Bytes of each.
+    pub workspaces: Workspaces,
+    /// Of the step block.
+    pub step: usize,
+    /// Its parts.
+    pub step_layout: StepLayout,
+    /// Of each state's pool.
+    pub states: Vec<usize>,
+    /// Bytes of it all.
+    pub bytes: usize,
+    /// The same by use.
+    pub footprint: Footprint,
+}
+
+/// Bytes that the backend needs for `program`, by use.
+pub fn footprint(program: &Program, limits: &StepLimits, target: &Target) -> Footprint {
+    Layout::new(program, limits, &PoolSizes { blocks: 0, slots: 0 }, target).footprint
+}
+
+/// Bytes of a weight on the device: matrices as the program says, vectors and convolutions in f32.
+pub(crate) fn weight_bytes(weight: &WeightDef) -> usize {
+    let element = match weight.kind {
+        WeightKind::Matrix { .. } => weight.dtype.bytes(),
+        WeightKind::Vector { .. } | WeightKind::Convolution { .. } => 4,
+    };
+    weight.kind.elements() * element
+}
+
+impl Layout {
+    pub fn new(program: &Program, limits: &StepLimits, pools: &PoolSizes, target: &Target) -> Layout {
+        let mut end = 0usize;
+        let mut place = |bytes: usize| {
+            let at = end;
+            end = end.saturating_add(bytes).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
+            at
+        };
+        let mut footprint = Footprint::default();
+
+        let weights: Vec<usize> = program.weights.iter().map(|weight| place(weight_bytes(weight))).collect();
+        let frequencies = ropes(program).into_iter().map(|rope| (rope, place(rope.rotary_dim / 2 * 4))).collect();
+        footprint.weights = place(0);
+
+        let plan = program.activation_plan(limits.max_tokens, limits.max_logit_rows);
+        let activations = place(plan.bytes);
+        footprint.activations = place(0) - activations;
+
+        let workspaces = Workspaces::of(program, limits, target);
+        let attention_workspace = place(workspaces.attention);
+        let scan_workspace = place(workspaces.scan);
+        let gemm_workspace = place(workspaces.gemm);
+        let step_layout = StepLayout::new(limits);
+        let step = place(step_layout.bytes);
+        footprint.workspace = place(0) - attention_workspace;
+
+        let states = program
+            .states
+            .iter()
+            .map(|state| {
+                let elements = state.kind.elements() * state.dtype.bytes();
+                match state.kind {
+                    StateKind::KvCache { .. } => {
+                        let unit = elements * BLOCK_TOKENS;
+                        footprint.kv_block += unit;
+                        place(unit.saturating_mul(pools.blocks))
+                    }
+                    StateKind::GdnState { .. } | StateKind::ConvState { .. } => {
+                        footprint.gdn_slot += elements;
+                        place(elements.saturating_mul(pools.slots))
+                    }
+                }
+            })
+            .collect();
+        let bytes = place(0);
+        Layout {
+            weights,
+            frequencies,
+            activations,
+            plan,
+            attention_workspace,
+            scan_workspace,
+            gemm_workspace,
+            workspaces,
+            step,
+            step_layout,
+            states,
+            bytes,
+            footprint,
+        }
+    }
+
+    /// Offset of an activation.
+    pub fn tensor(&self, id: TensorId) -> usize {
+        self.activations + self.plan.offsets[id.0]
+    }
+}

@@ -1,0 +1,280 @@
+//! From ops to launches: which kernel runs an op, on which addresses, for how many rows.
+
+use crate::kernel::{Count, Kernel, LaunchSpec, Rows};
+use crate::kernels::attention::Attention;
+use crate::kernels::elementwise::{Add, Embed, GatherRows, SigmoidGate, SiluMul};
+use crate::kernels::gdn::{GatedRmsNorm, GdnConv, GdnGates, GdnScan, L2Norm};
+use crate::kernels::kv_append::KvAppend;
+use crate::kernels::linear::{self, Linear};
+use crate::kernels::norm::RmsNorm;
+use crate::kernels::qk_norm_rope::{self, QkNormRope};
+use crate::layout::Layout;
+use crate::{StepPointers, Target};
+use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
+use refrain_program::{Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
+
+/// What one rotary table serves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rope {
+    pub rotary_dim: usize,
+    pub theta: f32,
+}
+
+impl Rope {
+    /// Radians by which a position turns each pair, `[rotary_dim / 2]`.
+    pub fn frequencies(&self) -> Vec<f32> {
+        qk_norm_rope::frequencies(self.rotary_dim, self.theta)
+    }
+}
+
+/// The distinct rotary tables of a program.
+pub(crate) fn ropes(program: &Program) -> Vec<Rope> {
+    let mut ropes = Vec::new();
+    for node in &program.nodes {
+        if let Op::QkNormRope { rotary_dim, theta, .. } = node.op {
+            let rope = Rope { rotary_dim, theta };
+            if !ropes.contains(&rope) {
+                ropes.push(rope);
+            }
+        }
+    }
+    ropes
+}
+
+/// Bytes of scratch memory of each kind of op. They don't share: some hold counters that must stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Workspaces {
+    pub attention: usize,
+    pub scan: usize,
+    pub gemm: usize,
+}
+
+/// What the vendor's library of products may use; its fastest algorithms for Hopper want that much.
+const GEMM_WORKSPACE: usize = 32 << 20;
+
+impl Workspaces {
+    /// For steps within `limits`.
+    pub fn of(program: &Program, limits: &StepLimits, target: &Target) -> Workspaces {
+        let mut bytes = Workspaces { gemm: GEMM_WORKSPACE, ..Workspaces::default() };
+        for node in &program.nodes {
+            match &node.op {
+                Op::Attention { shape, q, .. } => {
+                    let dtype = program.tensor(q.tensor).dtype;
+                    bytes.attention = bytes.attention.max(Attention::workspace_bytes(limits, shape, dtype, target));
+                }
+                Op::GdnScan { shape, q, .. } => {
+                    let dtype = program.tensor(q.tensor).dtype;
+                    bytes.scan = bytes.scan.max(GdnScan::workspace_bytes(limits, shape, dtype, target));
+                }
+                _ => {}
+            }
+        }
+        bytes
+    }
+}
+
+/// Something to enqueue.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// A kernel of our own.
+    Launch(LaunchSpec),
+    /// A product by the vendor's library; `shape.m` is the count of the step.
+    Gemm { shape: GemmShape, x: DevicePtr, weight: DevicePtr, out: DevicePtr },
+}
+
+/// An op as what is enqueued for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lowered {
+    /// What the ranges count.
+    pub count: Count,
+    /// Up to how many rows, and what is done then; ascending, the last has no end.
+    pub variants: Vec<(u32, Vec<Action>)>,
+}
+
+/// Where everything that ops name lies.
+pub(crate) struct Places<'a> {
+    pub program: &'a Program,
+    pub layout: &'a Layout,
+    pub base: DevicePtr,
+    pub target: &'a Target,
+    /// Whether there is a library of products.
+    pub gemm: bool,
+}
+
+impl Places<'_> {
+    fn step(&self) -> StepPointers {
+        self.layout.step_layout.pointers(self.base.offset(self.layout.step))
+    }
+
+    fn rows(&self, view: View) -> Rows {
+        let tensor = self.program.tensor(view.tensor);
+        let offset = self.layout.tensor(view.tensor) + view.column * tensor.dtype.bytes();
+        Rows {
+            base: self.base.offset(offset),
+            stride: tensor.width as u32,
+            width: view.width as u32,
+            dtype: tensor.dtype,
+        }
+    }
+
+    fn count(&self, view: View) -> Count {
+        match self.program.tensor(view.tensor).rows {
+            RowCount::Tokens => Count::Tokens,
+            RowCount::Logits => Count::LogitRows,
+        }
+    }
+
+    fn weight(&self, id: WeightId) -> DevicePtr {
+        self.base.offset(self.layout.weights[id.0])
+    }
+
+    fn weight_dtype(&self, id: WeightId) -> Dtype {
+        self.program.weight(id).dtype
+    }
+
+    fn state(&self, id: StateId) -> DevicePtr {
+        self.base.offset(self.layout.states[id.0])
+    }
+
+    fn state_dtype(&self, id: StateId) -> Dtype {
+        self.program.state(id).dtype
+    }
+
+    fn frequencies(&self, rope: Rope) -> DevicePtr {
+        let found = self.layout.frequencies.iter().find(|(known, _)| *known == rope);
+        self.base.offset(found.expect("every rotary op has its table").1)
+    }
+
+    /// All ops of the program.
+    pub fn lower(&self) -> Vec<Lowered> {
+        self.program.nodes.iter().map(|node| self.op(&node.op)).collect()
+    }
+
+    fn op(&self, op: &Op) -> Lowered {
+        let (target, step) = (self.target, &self.step());
+        let count = op.writes().first().map_or(Count::Tokens, |out| self.count(*out));
+        let r = |view: View| self.rows(view);
+        let launches = match *op {
+            Op::Linear { x, weight, out } => return self.linear(x, weight, out),
+            Op::Embed { table, out } => {
+                let (dtype, table) = (self.weight_dtype(table), self.weight(table));
+                Embed { table, dtype, out: r(out) }.launches(target, step)
+            }
+            Op::RmsNorm { x, weight, eps, out } => {
+                RmsNorm { count, x: r(x), weight: self.weight(weight), eps, out: r(out) }.launches(target, step)
+            }
+            Op::Add { a, b, out } => Add { count, a: r(a), b: r(b), out: r(out) }.launches(target, step),
+            Op::SigmoidGate { x, gate, out } => {
+                SigmoidGate { count, x: r(x), gate: r(gate), out: r(out) }.launches(target, step)
+            }
+            Op::SiluMul { gate, up, out } => {
+                SiluMul { count, gate: r(gate), up: r(up), out: r(out) }.launches(target, step)
+            }
+            Op::GatherRows { x, out } => GatherRows { x: r(x), out: r(out) }.launches(target, step),
+            Op::GdnConv { x, weight, state, kernel, out } => {
+                let (weight, state) = (self.weight(weight), self.state(state));
+                GdnConv { x: r(x), weight, state, taps: kernel as u32, out: r(out) }.launches(target, step)
+            }
+            Op::L2Norm { x, heads, scale, eps, out } => {
+                L2Norm { x: r(x), heads: heads as u32, scale, eps, out: r(out) }.launches(target, step)
+            }
+            Op::GdnGates { b, a, a_log, dt_bias, beta, decay } => {
+                let (a_log, dt_bias) = (self.weight(a_log), self.weight(dt_bias));
+                GdnGates { b: r(b), a: r(a), a_log, dt_bias, beta: r(beta), decay: r(decay) }.launches(target, step)
+            }
+            Op::GdnScan { q, k, v, beta, decay, state, shape, out } => GdnScan {
+                q: r(q),
+                k: r(k),
+                v: r(v),
+                beta: r(beta),
+                decay: r(decay),
+                state: self.state(state),
+                shape,
+                workspace: self.base.offset(self.layout.scan_workspace),
+                out: r(out),
+            }
+            .launches(target, step),
+            Op::GatedRmsNorm { x, gate, weight, heads, eps, out } => {
+                let (weight, heads) = (self.weight(weight), heads as u32);
+                GatedRmsNorm { x: r(x), gate: r(gate), weight, heads, eps, out: r(out) }.launches(target, step)
+            }
+            Op::QkNormRope { x, weight, heads, rotary_dim, theta, eps, out } => {
+                let frequencies = self.frequencies(Rope { rotary_dim, theta });
+                let (weight, heads, rotary_dim) = (self.weight(weight), heads as u32, rotary_dim as u32);
+                QkNormRope { x: r(x), weight, frequencies, heads, rotary_dim, eps, out: r(out) }.launches(target, step)
+            }
+            Op::KvAppend { k, v, state, shape } => {
+                let (cache, dtype) = (self.state(state), self.state_dtype(state));
+                KvAppend { k: r(k), v: r(v), cache, dtype, shape }.launches(target, step)
+            }
+            Op::Attention { q, state, shape, out } => {
+                let (cache, dtype) = (self.state(state), self.state_dtype(state));
+                let workspace = self.base.offset(self.layout.attention_workspace);
+                Attention { q: r(q), cache, dtype, shape, workspace, out: r(out) }.launches(target, step)
+            }
+        };
+        Lowered { count, variants: vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())] }
+    }
+
+    /// A product: a kernel of our own for few rows, the vendor's library for many, where it has one for these types.
+    fn linear(&self, x: View, weight: WeightId, out: View) -> Lowered {
+        let (count, dtype) = (self.count(out), self.weight_dtype(weight));
+        let operands = Linear { count, x: self.rows(x), weight: self.weight(weight), dtype, out: self.rows(out) };
+        let library = self.gemm.then(|| gemm_shape(&operands)).flatten();
+        let variants = linear::variants(&operands, self.target, &self.step(), library.is_some());
+        let mut variants: Vec<(u32, Vec<Action>)> = variants
+            .into_iter()
+            .map(|(most, launches)| (most, launches.into_iter().map(Action::Launch).collect()))
+            .collect();
+        if let Some(shape) = library {
+            let Linear { x, weight, out, .. } = operands;
+            variants.push((u32::MAX, vec![Action::Gemm { shape, x: x.base, weight, out: out.base }]));
+        }
+        Lowered { count, variants }
+    }
+}
+
+/// The shape of a product for the library; `None` for types that libraries don't mix.
+fn gemm_shape(linear: &Linear) -> Option<GemmShape> {
+    let input = gemm_type(linear.x.dtype);
+    let output = gemm_type(linear.out.dtype);
+    (linear.dtype == linear.x.dtype && (output == input || output == GemmType::F32)).then_some(GemmShape {
+        m: 0,
+        n: linear.out.width as usize,
+        k: linear.x.width as usize,
+        x_stride: linear.x.stride as usize,
+        out_stride: linear.out.stride as usize,
+        input,
+        output,
+    })
+}
+
+fn gemm_type(dtype: Dtype) -> GemmType {
+    match dtype {
+        Dtype::F32 => GemmType::F32,
+        Dtype::Bf16 => GemmType::Bf16,
+        Dtype::F16 => GemmType::F16,
+    }
+}
+
+/// The distinct kernels of all launches.
+pub(crate) fn kernels(ops: &[Lowered]) -> Vec<Kernel> {
+    let actions = ops.iter().flat_map(|op| &op.variants).flat_map(|(_, actions)| actions);
+    let mut kernels: Vec<Kernel> = actions
+        .filter_map(|action| match action {
+            Action::Launch(spec) => Some(spec.kernel.clone()),
+            Action::Gemm { .. } => None,
+        })
+        .collect();
+    kernels.sort();
+    kernels.dedup();
+    kernels
+}
+
+/// The kernels that a program needs on a target for steps within limits, for packs made ahead.
+pub fn required_kernels(program: &Program, target: &Target, limits: &StepLimits, gemm: bool) -> Vec<Kernel> {
+    let pools = refrain_device::PoolSizes { blocks: 1, slots: 1 };
+    let layout = Layout::new(program, limits, &pools, target);
+    let base = DevicePtr(0);
+    kernels(&Places { program, layout: &layout, base, target, gemm }.lower())
+}

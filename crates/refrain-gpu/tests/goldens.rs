@@ -1,0 +1,75 @@
+//! The whole backend on the simulated GPU against Hugging Face transformers: see `docs/goldens.md`. The same gates run on
+//! real GPUs by `tools/gpu_proof.py`.
+
+use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
+use refrain_program::{BuildOptions, Dtype};
+use refrain_sim::{Order, SimOptions, SimRuntime};
+use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, skip, target_dir};
+use std::sync::Arc;
+
+/// Prompts up to so many tokens: the simulated GPU is slow.
+const LONGEST: usize = 65;
+
+fn check(
+    name: &str,
+    wave: u32,
+    order: Order,
+    types: fn(Dtype) -> BuildOptions,
+    gate: fn(&Difference) -> Result<(), String>,
+) {
+    let mut golden = if name.ends_with("-f32") && types(Dtype::F32).activations == Dtype::Bf16 {
+        Golden::load_rounded(name)
+    } else {
+        Golden::load(name)
+    };
+    golden.prompts.retain(|prompt| prompt.ids.len() <= LONGEST);
+    let Some(folder) = checkpoint(&golden) else { return };
+    let runtime = SimRuntime::new(SimOptions { wave, order, memory_bytes: 1 << 30, ..SimOptions::default() });
+    let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
+    // Tests of one run share what they compile.
+    let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
+    let options = GpuOptions { kernels };
+    match GpuBackend::load(Arc::clone(&runtime) as _, &program, &checkpoint, limits, pools, &options, &|_, _| {}) {
+        Ok(backend) => {
+            let mut runner = Runner::new(Box::new(backend), program.vocab_size);
+            check_all_ways(&golden, &mut runner, gate, Invariance::Gate);
+        }
+        Err(error @ refrain_device::DeviceError::NoCode { .. }) => {
+            skip(&format!("{name} on the simulated GPU"), &error.to_string())
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn in_f32(stored: Dtype) -> BuildOptions {
+    BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 }
+}
+
+fn in_bf16(_: Dtype) -> BuildOptions {
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16 }
+}
+
+#[test]
+fn micro_in_f32_on_waves_of_32() {
+    check("micro-0-f32", 32, Order::Forward, in_f32, Difference::check_f32);
+}
+
+#[test]
+fn micro_in_f32_on_waves_of_64() {
+    check("micro-1-f32", 64, Order::Reverse, in_f32, Difference::check_f32);
+}
+
+#[test]
+fn micro_in_bf16_on_waves_of_32() {
+    check("micro-0-bf16", 32, Order::Reverse, in_bf16, Difference::check_bf16);
+}
+
+#[test]
+fn micro_in_bf16_on_waves_of_64() {
+    check("micro-1-bf16", 64, Order::Forward, in_bf16, Difference::check_bf16);
+}
+
+#[test]
+fn odd_shapes_in_f32_in_any_order() {
+    check("odd-1-f32", 32, Order::Shuffled(7), in_f32, Difference::check_f32);
+}
