@@ -9,8 +9,9 @@
 #define KX_MMA (KX_WAVE == 32)
 #define KX_DEV static inline __attribute__((always_inline))
 #define KX_DEV_MEMBER inline __attribute__((always_inline))
-// In a section of its own, so that the runtime finds all of it and poisons it before each block.
-#define KX_SHARED static __attribute__((section("kx_shared")))
+// In a section of its own, so that the runtime finds all of it and poisons it before each block; `used`, for the compiler
+// must not conclude what is in it from what this file stores.
+#define KX_SHARED static __attribute__((section("kx_shared"), used))
 #define KX_ALIGN(n) __attribute__((aligned(n)))
 #if defined(__clang__)
 #define KX_UNROLL _Pragma("unroll")
@@ -103,8 +104,8 @@ template <int M> KX_DEV f32 kx_shuffle_xor(f32 v) { return kx_sim_float(kx_shuff
 
 KX_DEV f32 kx_fma(f32 a, f32 b, f32 c) { return __builtin_fmaf(a, b, c); }
 // As fmaxf and fminf: of a number and NaN the number. Written out, for the library's are calls.
-KX_DEV f32 kx_max(f32 a, f32 b) { return (a > b) | (b != b) ? a : b; }
-KX_DEV f32 kx_min(f32 a, f32 b) { return (a < b) | (b != b) ? a : b; }
+KX_DEV f32 kx_max(f32 a, f32 b) { return ((a > b) | (b != b)) ? a : b; }
+KX_DEV f32 kx_min(f32 a, f32 b) { return ((a < b) | (b != b)) ? a : b; }
 KX_DEV f32 kx_exp2(f32 x) { return __builtin_exp2f(x); }
 KX_DEV f32 kx_log2(f32 x) { return __builtin_log2f(x); }
 KX_DEV f32 kx_sqrt(f32 x) { return __builtin_sqrtf(x); }
