@@ -1,6 +1,7 @@
 // The zero-centred RMS norm of rows: out = x * rsqrt(mean(x^2) + eps) * (1 + weight).
 //
-// x, out: [rows, WIDTH] X_T with row strides in elements; weight: [WIDTH] f32. Arithmetic is f32. `out` may be `x`.
+// x: [rows, WIDTH] X_T and out: [rows, WIDTH] OUT_T with row strides in elements; weight: [WIDTH] f32. Arithmetic is
+// f32. `out` may be `x` where it has that type.
 //
 // A block takes ROWS rows at once: each thread holds ITEMS times VECTOR elements of each of them in registers, so that
 // memory is read once, with all loads in flight before the first sum, and one barrier serves all rows. The weight is
@@ -10,7 +11,7 @@
 //
 // The least it can take is the time to read and write each element once.
 //
-// Defines: X_T, WIDTH, VECTOR, ROWS, THREADS.
+// Defines: X_T, OUT_T, WIDTH, VECTOR, ROWS, THREADS.
 #include "kx.h"
 
 #define VECTORS ((WIDTH + VECTOR - 1) / VECTOR)
@@ -22,7 +23,7 @@ struct RmsNormArgs {
     const u32* rows;   // one number: how many rows there are
     const X_T* x;      // [rows, WIDTH]
     const f32* weight; // [WIDTH]
-    X_T* out;          // [rows, WIDTH]
+    OUT_T* out;        // [rows, WIDTH]
     u32 x_stride, out_stride;
     f32 eps;
     u32 padding;
@@ -113,7 +114,7 @@ KX_KERNEL(rms_norm_long, RmsNormArgs, THREADS) {
     const u64 row = kx_block_x();
     if (row >= *args.rows) return;
     const X_T* const x = args.x + row * args.x_stride;
-    X_T* const out = args.out + row * args.out_stride;
+    OUT_T* const out = args.out + row * args.out_stride;
 
     f32 sum = 0.0f, values[VECTOR], weight[VECTOR];
     for (u32 at = kx_tid() * VECTOR; at < WIDTH; at += THREADS * VECTOR) {

@@ -16,7 +16,7 @@ const L2_NORM_EPS: f32 = 1e-6;
 impl Program {
     /// The base program of a model.
     ///
-    /// The residual stream `x` is one tensor, updated in place; every layer reads it through a norm and adds to it
+    /// The residual stream `x` is one tensor, in f32, updated in place; every layer reads it through a norm and adds to it
     /// twice.
     ///
     /// # Errors
@@ -25,7 +25,8 @@ impl Program {
         check_config(config)?;
         let mut builder = Builder::new(config, *options);
         let hidden = config.hidden_size;
-        let x = builder.tensor("x", Rows::Tokens, hidden);
+        // Every layer adds to it: in 16 bits its rounding would outweigh all other errors together.
+        let x = builder.tensor_of("x", Rows::Tokens, hidden, Dtype::F32);
         let table = builder.matrix("embed_tokens", config.vocab_size, hidden, "embed_tokens.weight");
         builder.push(Op::Embed { table, out: x });
         for (layer, kind) in config.layers.iter().enumerate() {
@@ -34,7 +35,7 @@ impl Program {
             builder.mlp(x);
         }
         builder.layer = None;
-        let last = builder.tensor("last", Rows::Logits, hidden);
+        let last = builder.tensor_of("last", Rows::Logits, hidden, Dtype::F32);
         builder.push(Op::GatherRows { x, out: last });
         let last_norm = builder.tensor("last_norm", Rows::Logits, hidden);
         builder.rms_norm(last, "norm", "norm.weight", last_norm);

@@ -4,13 +4,14 @@
 //! checkpoint tensors behind the weight of the layer that is made of them.
 
 use crate::{Node, Op, Program, Rows, StateKind, View, WeightKind, WeightPart};
+use refrain_model::Dtype;
 use std::fmt;
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (tensors, weights, states) = (self.tensors.len(), self.weights.len(), self.states.len());
         let ops = self.nodes.len();
-        let activations = self.tensors.first().map_or("none".to_owned(), |tensor| tensor.dtype.to_string());
+        let activations = self.usual_dtype().map_or("none".to_owned(), |dtype| dtype.to_string());
         writeln!(f, "program: {ops} ops, {tensors} tensors, {weights} weights, {states} states")?;
         writeln!(f, "activations are {activations} where no type is given; vocabulary {}", self.vocab_size)?;
         writeln!(f, "\nweights")?;
@@ -41,6 +42,13 @@ impl fmt::Display for Program {
 }
 
 impl Program {
+    /// The type of most activations.
+    fn usual_dtype(&self) -> Option<Dtype> {
+        let count = |dtype| self.tensors.iter().filter(|tensor| tensor.dtype == dtype).count();
+        let counts = [Dtype::F32, Dtype::Bf16, Dtype::F16].map(|dtype| (count(dtype), dtype));
+        counts.into_iter().filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, dtype)| dtype)
+    }
+
     /// `h[T, 1024] = rms_norm(x, input_layernorm; eps=1e-6)`; types and what comes after the semicolon only `in_full`.
     pub(crate) fn node_text(&self, node: &Node, in_full: bool) -> String {
         let mut operands: Vec<String> = node.op.reads().into_iter().map(|view| self.read_text(view, node)).collect();
@@ -68,7 +76,7 @@ impl Program {
             true => tensor.width.to_string(),
             false => format!("{}:{}", view.column, view.end()),
         };
-        let dtype = match in_full && tensor.dtype != self.tensors[0].dtype {
+        let dtype = match in_full && Some(tensor.dtype) != self.usual_dtype() {
             false => String::new(),
             true => format!(" {}", tensor.dtype),
         };
@@ -168,7 +176,7 @@ impl fmt::Display for StateKind {
 mod tests {
     use super::*;
     use crate::testing::{BF16, dense, one_gdn_layer, tinytales};
-    use crate::{BuildOptions, Dtype, TensorId};
+    use crate::{BuildOptions, TensorId};
 
     #[test]
     fn tinytales_reads_well() {

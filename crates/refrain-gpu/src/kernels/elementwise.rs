@@ -39,9 +39,9 @@ pub struct Add {
     pub count: Count,
     /// `[rows, width]`.
     pub a: Rows,
-    /// `[rows, width]` in the type of `a`.
+    /// `[rows, width]` in any type.
     pub b: Rows,
-    /// `[rows, width]` in the type of `a`; may be `a` or `b`.
+    /// `[rows, width]` in the type of `a`; may be `a`.
     pub out: Rows,
 }
 
@@ -148,8 +148,8 @@ impl GatherRows {
 }
 
 fn pairwise(entry: &'static str, count: Count, [a, b, out]: [Rows; 3], step: &StepPointers) -> Vec<LaunchSpec> {
-    let agree = |other: Rows| other.width == out.width && other.dtype == out.dtype;
-    assert!(agree(a) && agree(b), "{entry} of {a:?} and {b:?} to {out:?}");
+    let agree = a.width == out.width && a.dtype == out.dtype && b.width == out.width;
+    assert!(agree, "{entry} of {a:?} and {b:?} to {out:?}");
     let arguments = PairArgs {
         rows: row_count(step, count),
         a: a.base.0,
@@ -160,7 +160,7 @@ fn pairwise(entry: &'static str, count: Count, [a, b, out]: [Rows; 3], step: &St
         out_stride: out.stride,
         width: out.width,
     };
-    launch(entry, count, are_wide(&[a, b, out]), out.dtype, out, &arguments)
+    launch(entry, count, are_wide(&[a, b, out]), ("B_T", b.dtype), out, &arguments)
 }
 
 fn pick(entry: &'static str, count: Count, index: u64, from: Rows, out: Rows, step: &StepPointers) -> Vec<LaunchSpec> {
@@ -174,7 +174,7 @@ fn pick(entry: &'static str, count: Count, index: u64, from: Rows, out: Rows, st
         width: out.width,
         padding: 0,
     };
-    launch(entry, count, are_wide(&[from, out]), from.dtype, out, &arguments)
+    launch(entry, count, are_wide(&[from, out]), ("W_T", from.dtype), out, &arguments)
 }
 
 /// Tiles of rows along x, of columns along y.
@@ -182,13 +182,13 @@ fn launch(
     entry: &'static str,
     count: Count,
     wide: bool,
-    table: Dtype,
+    (other, dtype): (&'static str, Dtype),
     out: Rows,
     arguments: &impl NoUninit,
 ) -> Vec<LaunchSpec> {
     let vector = if wide { 8 } else { 1 };
     let kernel = Kernel::new("elementwise.cu", entry, THREADS).define("VECTOR", vector);
-    let kernel = kernel.define_type("X_T", out.dtype).define_type("W_T", table);
+    let kernel = kernel.define_type("X_T", out.dtype).define_type(other, dtype);
     let columns = Extent::Fixed(out.width.div_ceil(TILE_LANES * vector));
     let rows = Extent::Each { count, per: TILE_ROWS };
     vec![LaunchSpec::on_grid(kernel, [rows, columns, Extent::Fixed(1)], arguments)]
