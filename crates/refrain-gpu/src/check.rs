@@ -2,6 +2,10 @@
 //!
 //! A case draws fresh random inputs, poisons what the kernel must write, runs it, and compares with plain loops in f64.
 
+mod elementwise;
+mod linear;
+mod norm;
+mod operand;
 mod rig;
 
 pub use rig::{Buffer, Rig, rounded};
@@ -88,6 +92,11 @@ impl Outcome {
 
 /// All cases for a device.
 pub fn cases(target: &Target, scale: Scale) -> Vec<Case> {
-    let _ = (target, scale);
-    Vec::new()
+    let groups = [elementwise::cases, linear::cases, norm::cases];
+    groups.iter().flat_map(|cases| cases(target, scale)).collect()
+}
+
+/// Cases that time products of one row in many ways, to choose the constants of kernels by. All are right.
+pub fn plans(target: &Target) -> Vec<Case> {
+    linear::plans(target)
 }
