@@ -5,6 +5,7 @@ use super::pack::Pack;
 use super::{CompileUnit, KernelOptions, image_key, source_key};
 use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where a kernel's code was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +24,19 @@ pub(super) struct Images {
     /// Where packs were looked for, for the error that says that there is none.
     looked_for: Vec<String>,
     notes: Mutex<Vec<String>>,
+    /// Whether it was said that the cache takes nothing: what the system says differs from file to file.
+    put_failed: AtomicBool,
 }
 
 impl Images {
     pub(super) fn new(arch: &str, options: &KernelOptions) -> Images {
-        let mut images = Images { packs: Vec::new(), cache: None, looked_for: Vec::new(), notes: Mutex::default() };
+        let mut images = Images {
+            packs: Vec::new(),
+            cache: None,
+            looked_for: Vec::new(),
+            notes: Mutex::default(),
+            put_failed: AtomicBool::new(false),
+        };
         for arch in compatible_architectures(arch) {
             for folder in &options.pack_dirs {
                 images.looked_for.push(folder.join(Pack::file_name(&arch)).display().to_string());
@@ -100,8 +109,8 @@ impl Images {
         let module = runtime.load_module(&compiled.image)?;
         if let Some(cache) = &self.cache
             && let Err(error) = cache.put(&key, &compiled)
+            && !self.put_failed.swap(true, Ordering::Relaxed)
         {
-            // The same for every kernel, so it is noted once.
             self.note_unused_cache(&CacheError::Io { path: cache.folder().to_owned(), source: error });
         }
         Ok((module, Origin::Compiler))
