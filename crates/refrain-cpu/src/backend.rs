@@ -13,7 +13,7 @@ use crate::load::{Weight, load_weights};
 use crate::matrix::Matrix;
 use crate::pool::Pool;
 use crate::{Isa, Precision, SimdLevel};
-use refrain_device::{Arena, BLOCK_TOKENS, Backend, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits};
+use refrain_device::{Arena, BLOCK_TOKENS, Backend, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits, StepOutput};
 use refrain_program::{AttentionShape, Op, Program, StateId, StateKind, TensorId, View, WeightId};
 use std::ops::Range;
 
@@ -126,7 +126,7 @@ impl Backend for CpuBackend {
         &self.info
     }
 
-    fn execute(&mut self, step: &Step) -> Result<&mut [f32], DeviceError> {
+    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
         step.validate(&self.limits, &self.pools, self.program.vocab_size)?;
         self.prepare(step);
         let (places, run) = (
@@ -149,7 +149,8 @@ impl Backend for CpuBackend {
         let logits = places.rows(self.program.logits);
         let width = self.program.logits.width;
         // SAFETY: the logits are `[S, vocab]` without gaps, and nobody else touches the arena before the next call.
-        Ok(unsafe { std::slice::from_raw_parts_mut(logits.data, step.logit_rows.len() * width) })
+        let logits = unsafe { std::slice::from_raw_parts_mut(logits.data, step.logit_rows.len() * width) };
+        Ok(StepOutput::Logits(logits))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The trait behind which every kind of device executes steps, and the plain structs that size it.
 
+use crate::sampling::{Chosen, SamplingLimits};
 use crate::{DeviceError, Step};
 
 /// Executes steps of one loaded program on one device.
@@ -7,12 +8,39 @@ pub trait Backend: Send {
     /// What this device is, for logs and reports.
     fn device(&self) -> &DeviceInfo;
 
-    /// Runs the whole program over one step and gives the logits of [`Step::logit_rows`], `[S, vocab]` f32, row-major.
-    /// The caller may change them in place (penalties); they are valid until the next call.
+    /// What this device can choose by itself; `None` when it gives logits only.
+    fn sampling(&self) -> Option<SamplingLimits> {
+        None
+    }
+
+    /// Runs the whole program over one step. Where [`Step::sampling`] is empty it gives the logits of
+    /// [`Step::logit_rows`], otherwise what was chosen from them. Valid until the next call.
     ///
     /// # Errors
     /// [`DeviceError`]; the states of the step's sequences are then undefined and must be recomputed.
-    fn execute(&mut self, step: &Step) -> Result<&mut [f32], DeviceError>;
+    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError>;
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum StepOutput<'a> {
+    /// `[S, vocab]` f32, row-major. The caller may change them in place (penalties).
+    Logits(&'a mut [f32]),
+    /// A token for each logit row.
+    Chosen(&'a Chosen),
+}
+
+impl<'a> StepOutput<'a> {
+    /// The logits, for callers that have asked for no choice.
+    ///
+    /// # Panics
+    /// When tokens were chosen.
+    pub fn into_logits(self) -> &'a mut [f32] {
+        match self {
+            StepOutput::Logits(logits) => logits,
+            StepOutput::Chosen(_) => panic!("tokens were chosen where logits were asked for"),
+        }
+    }
 }
 
 /// What a device is and what it will use.
@@ -37,6 +65,16 @@ pub struct StepLimits {
     pub max_logit_rows: usize,
     /// Tokens in one sequence, prompt and answer together.
     pub max_model_len: usize,
+}
+
+/// Different tokens that a long answer with penalties has.
+const ADJUSTMENTS_EACH: usize = 2048;
+
+impl StepLimits {
+    /// Adjustments that a step has room for, over all its rows: enough for every sequence to have penalties on.
+    pub fn max_adjustments(&self) -> usize {
+        self.max_segments * ADJUSTMENTS_EACH
+    }
 }
 
 /// Sizes of the two state pools.

@@ -10,14 +10,16 @@ mod backend;
 mod error;
 mod owned;
 mod runtime;
+mod sampling;
 mod step;
 
 pub use arena::Arena;
-pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits};
+pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits, StepOutput};
 pub use error::DeviceError;
 pub use owned::{DeviceMemory, Event, PinnedMemory, Stream};
 pub use runtime::{
     CompiledKernel, Compiler, DevicePtr, EventId, FunctionId, Gemm, GemmOperands, GemmShape, GemmType, GraphId,
     KernelResources, KernelSource, Launch, MemInfo, ModuleId, Runtime, RuntimeInfo, StreamId,
 };
+pub use sampling::{Adjustment, Chosen, NoToken, RankedToken, RowSampling, SamplingLimits};
 pub use step::{BLOCK_TOKENS, SCAN_CHUNK, Segment, Step};

@@ -2,6 +2,7 @@
 
 use crate::DeviceError;
 use crate::backend::{PoolSizes, StepLimits};
+use crate::sampling::{self, Adjustment, RowSampling};
 
 /// Tokens in one KV block.
 pub const BLOCK_TOKENS: usize = 16;
@@ -11,7 +12,7 @@ pub const BLOCK_TOKENS: usize = 16;
 pub const SCAN_CHUNK: usize = 64;
 
 /// Everything one step needs: `T` tokens of `R` sequences, packed without padding, `S` of the rows wanting logits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// Token ids, `[T]`: the rows of all segments one after another.
     pub tokens: Vec<u32>,
@@ -21,6 +22,11 @@ pub struct Step {
     pub block_table: Vec<u32>,
     /// Rows (indices into `tokens`) whose logits are wanted, `[S]`, ascending.
     pub logit_rows: Vec<u32>,
+    /// What to choose for each logit row, `[S]`; empty where the logits themselves are wanted. Only for backends that
+    /// say that they choose ([`crate::Backend::sampling`]).
+    pub sampling: Vec<RowSampling>,
+    /// Changes of logits before the choice; [`RowSampling::adjustments`] says which part is whose.
+    pub adjustments: Vec<Adjustment>,
 }
 
 /// One sequence's part of a step: `len` consecutive tokens of it.
@@ -100,7 +106,10 @@ impl Step {
         if !ascending || self.logit_rows.last().is_some_and(|&row| row as usize >= self.tokens.len()) {
             return fail("logit rows are not ascending rows of the step".to_owned());
         }
-        Ok(())
+        if self.adjustments.len() > limits.max_adjustments() {
+            return fail(format!("{} adjustments, planned for {}", self.adjustments.len(), limits.max_adjustments()));
+        }
+        sampling::validate(&self.sampling, &self.adjustments, self.logit_rows.len(), vocab_size).or_else(fail)
     }
 }
 
@@ -117,6 +126,11 @@ mod tests {
             ],
             block_table: vec![0, 1, 2],
             logit_rows: vec![1, 2],
+            sampling: vec![
+                RowSampling { given: Some(9), logprobs: Some(1), ..RowSampling::default() },
+                RowSampling { temperature: 1.0, top_p: 1.0, adjustments: 0..2, ..RowSampling::default() },
+            ],
+            adjustments: [3, 9].map(|token| Adjustment { token, ..Adjustment::default() }).to_vec(),
         };
         let limits = StepLimits { max_tokens: 4, max_segments: 2, max_logit_rows: 2, max_model_len: 64 };
         (step, limits, PoolSizes { blocks: 4, slots: 2 })
@@ -131,7 +145,7 @@ mod tests {
     #[test]
     fn each_broken_field_is_named() {
         type Break = fn(&mut Step);
-        let cases: [(&str, Break); 8] = [
+        let cases: [(&str, Break); 15] = [
             ("tokens", |step| step.tokens.clear()),
             ("vocabulary", |step| step.tokens[0] = 10),
             ("rows", |step| step.segments[1].row = 1),
@@ -140,6 +154,13 @@ mod tests {
             ("blocks", |step| step.segments[0].num_blocks = 1),
             ("block 9", |step| step.block_table[0] = 9),
             ("logit rows", |step| step.logit_rows = vec![2, 1]),
+            ("1 rows of sampling", |step| step.sampling.truncate(1)),
+            ("adjustments 0..3 of 2", |step| step.sampling[1].adjustments = 0..3),
+            ("ascending token ids", |step| step.adjustments[0].token = 9),
+            ("ascending token ids", |step| step.adjustments[1].token = 10),
+            ("given token 10", |step| step.sampling[0].given = Some(10)),
+            ("temperature NaN", |step| step.sampling[1].temperature = f32::NAN),
+            ("uniform 1", |step| step.sampling[1].uniform = 1.0),
         ];
         for (word, damage) in cases {
             let (mut step, limits, pools) = fixture();

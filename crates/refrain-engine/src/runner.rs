@@ -2,6 +2,7 @@
 
 mod active;
 mod build;
+mod results;
 #[cfg(test)]
 mod tests;
 
@@ -10,8 +11,9 @@ use crate::scheduler::{PlannedSegment, Rank, Sequence, State, StepPlan, plan};
 use crate::shared::{Command, Life, Shared, Submission};
 use crate::{Event, RequestFailure};
 use active::{Active, End};
-use build::build_step;
+use build::{build_sampling, build_step};
 use refrain_device::{Backend, Step, StepLimits};
+use results::Results;
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,6 +175,9 @@ impl Runner {
         self.note_moves(&plan);
         self.publish();
         build_step(&mut self.step, &plan, &mut self.state, &self.requests);
+        let eos = &self.shared.config.eos_token_ids;
+        let sampling = self.backend.sampling();
+        build_sampling(&mut self.step, &plan, &mut self.state, &self.requests, eos, sampling);
 
         self.shared.watch.begin();
         // A backend that panics leaves the states of this step's sequences undefined, as one that fails does; they are
@@ -182,10 +187,9 @@ impl Runner {
             let AssertUnwindSafe((backend, step)) = { call };
             backend.execute(step)
         });
-        let wanted = self.step.logit_rows.len() * self.shared.config.vocab_size;
-        let logits = match executed {
-            Ok(Ok(logits)) if logits.len() == wanted => Ok(logits),
-            Ok(Ok(logits)) => Err(format!("it gave {} logits instead of {wanted}", logits.len())),
+        let (rows, vocab_size) = (self.step.logit_rows.len(), self.shared.config.vocab_size);
+        let results = match executed {
+            Ok(Ok(output)) => Results::new(output, rows, vocab_size),
             Ok(Err(error)) => {
                 if error.is_fatal() {
                     self.lost = Some(error.to_string());
@@ -194,12 +198,10 @@ impl Runner {
             }
             Err(panic) => Err(panic_message(panic.as_ref())),
         };
-        let failed = logits.is_err();
+        let failed = results.is_err();
         let mut prefilled = 0;
-        let ends = match logits {
-            Ok(logits) => {
-                let mut rows =
-                    Rows { logits: logits.chunks_exact_mut(self.shared.config.vocab_size), now: Instant::now() };
+        let ends = match results {
+            Ok(mut results) => {
                 let context = &mut Context {
                     state: &mut self.state,
                     requests: &mut self.requests,
@@ -209,7 +211,7 @@ impl Runner {
                 };
                 plan.segments
                     .iter()
-                    .filter_map(|segment| Some((segment.rank, context.take_rows(segment, &mut rows)?)))
+                    .filter_map(|segment| Some((segment.rank, context.take_rows(segment, &mut results)?)))
                     .collect()
             }
             Err(why) => {
@@ -258,19 +260,7 @@ impl Runner {
     }
 }
 
-/// Rows of logits that are not taken yet, and when they came.
-struct Rows<'a> {
-    logits: std::slice::ChunksExactMut<'a, f32>,
-    now: Instant,
-}
-
-impl<'a> Rows<'a> {
-    fn next(&mut self) -> &'a mut [f32] {
-        self.logits.next().expect("a step gives as many rows as it was asked for")
-    }
-}
-
-/// What the results of a step are worked into, while the backend still lends its logits.
+/// What the results of a step are worked into, while the backend still lends them.
 struct Context<'a> {
     state: &'a mut State,
     requests: &'a mut Requests,
@@ -283,22 +273,21 @@ struct Context<'a> {
 impl Context<'_> {
     /// Takes the rows of one segment: sends prompt log-probabilities, and chooses the next token if it is due. Says how
     /// the request ends, if it does.
-    fn take_rows(&mut self, segment: &PlannedSegment, rows: &mut Rows<'_>) -> Option<End> {
+    fn take_rows(&mut self, segment: &PlannedSegment, results: &mut Results<'_>) -> Option<End> {
         let sequence = self.state.running_mut(segment.rank).expect("a step's sequences run");
         let active = self.requests.get_mut(&segment.rank).expect("every sequence has its request");
         let prompt_rows = sequence.prompt_rows(segment.end());
         sequence.advance(segment.end());
 
         // All rows of the segment are taken, even after a failure: the next segment's come behind them.
-        let prompt_logits: Vec<&mut [f32]> = prompt_rows.clone().map(|_| rows.next()).collect();
-        let next_logits = (segment.end() == sequence.known).then(|| rows.next());
+        let prompt_results = results.take(prompt_rows.len());
+        let next_result = (segment.end() == sequence.known).then(|| results.take(1).start);
         if !prompt_rows.is_empty() {
             let top = active.params.prompt_logprobs.unwrap_or(0);
             let tokens = active.tokens[prompt_rows.start + 1..].iter();
-            let logprobs = prompt_logits
-                .into_iter()
+            let logprobs = prompt_results
                 .zip(tokens)
-                .map(|(logits, &token)| self.sampler.prompt_logprobs(logits, token, top))
+                .map(|(row, &token)| results.prompt_logprobs(row, token, top, self.sampler))
                 .collect::<Result<Vec<_>, _>>();
             match logprobs {
                 Ok(logprobs) => active.send(Event::PromptLogprobs(logprobs)),
@@ -306,14 +295,12 @@ impl Context<'_> {
             }
         }
 
-        let logits = next_logits?;
         let eos = &self.shared.config.eos_token_ids;
-        let output = &active.tokens[active.prompt..];
-        let (token, logprobs) = match self.sampler.sample(logits, &active.params, &active.sampling, output, eos) {
+        let (token, logprobs) = match results.next_token(next_result?, active, eos, self.sampler) {
             Ok(chosen) => chosen,
             Err(failure) => return Some(End::Failed(failure)),
         };
-        match active.clock.token(rows.now) {
+        match active.clock.token(results.now) {
             None => {
                 *self.prefilled += active.prompt;
                 self.shared.metrics.first_token(active.prompt, active.clock.until_first_token());

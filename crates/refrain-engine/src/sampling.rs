@@ -4,9 +4,12 @@
 //! 2. [`adjust`] forbids, biases and penalises.
 //! 3. [`choose`] applies temperature, min-p, top-k and top-p and draws, with a random number that depends on the seed and
 //!    the place in the answer only ([`rng`]): the same seed gives the same answer alone and in any batch.
+//!
+//! A device that chooses by itself is told the same in numbers ([`device`]).
 
 mod adjust;
 mod choose;
+pub(crate) mod device;
 mod exp;
 mod logprobs;
 mod rng;
@@ -14,7 +17,7 @@ mod select;
 
 use crate::{PositionLogprobs, RequestFailure, SamplingParams};
 use adjust::{Occurrences, adjust, adjusts};
-use choose::{GREEDY_BELOW, Scratch, choose};
+use choose::{Scratch, choose};
 
 pub(crate) use rng::random_u64;
 
@@ -23,15 +26,23 @@ pub(crate) use rng::random_u64;
 pub(crate) struct SequenceSampling {
     seed: u64,
     adjusts: bool,
+    /// `allowed_token_ids`, ascending.
+    allowed: Option<Vec<u32>>,
     occurrences: Occurrences,
 }
 
 impl SequenceSampling {
     /// The state before the first token; `drawn_seed` is used when the request has none.
     pub fn new(params: &SamplingParams, prompt: &[u32], drawn_seed: u64) -> Self {
+        let allowed = params.allowed_token_ids.clone().map(|mut ids| {
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        });
         Self {
             seed: params.seed.unwrap_or(drawn_seed),
             adjusts: adjusts(params),
+            allowed,
             occurrences: Occurrences::new(params, prompt),
         }
     }
@@ -74,8 +85,7 @@ impl Sampler {
         if sequence.adjusts {
             adjust(logits, params, &sequence.occurrences, output, eos, &mut self.allowed);
         }
-        let uniform =
-            if params.temperature < GREEDY_BELOW { 0.0 } else { rng::random_unit(sequence.seed, output.len() as u64) };
+        let uniform = sequence.uniform(params, output);
         let token = choose(logits, params, uniform, &mut self.scratch).ok_or(RequestFailure::NoTokenAllowed)?;
         let raw = if keep_raw { &self.raw[..] } else { logits };
         let logprobs = params.logprobs.map(|top| logprobs::position_logprobs(raw, token, top, &mut self.scratch.found));

@@ -9,7 +9,7 @@ use crate::upload::{copy, upload_weights};
 use crate::{LaunchSpec, Target};
 use refrain_device::{
     Backend, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch,
-    PinnedMemory, PoolSizes, Runtime, Step, StepLimits, Stream,
+    PinnedMemory, PoolSizes, Runtime, Step, StepLimits, StepOutput, Stream,
 };
 use refrain_program::{Program, WeightSource};
 use std::sync::Arc;
@@ -191,7 +191,7 @@ impl Backend for GpuBackend {
         &self.info
     }
 
-    fn execute(&mut self, step: &Step) -> Result<&mut [f32], DeviceError> {
+    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
         step.validate(&self.limits, &self.pools, self.vocab_size)?;
         // SAFETY: the last step's copies have been waited for.
         let block = unsafe { self.step_block.slice() };
@@ -209,7 +209,8 @@ impl Backend for GpuBackend {
         // Also after an error: nothing may run when the next step begins.
         self.stream.synchronize().and(enqueued)?;
         // SAFETY: the copy has ended, and the buffer is not written before the next call.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), floats) })
+        let logits = unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), floats) };
+        Ok(StepOutput::Logits(logits))
     }
 }
 

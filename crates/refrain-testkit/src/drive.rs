@@ -93,7 +93,7 @@ impl Runner {
                 wanted.push((index, position));
             }
         }
-        let logits = self.backend.execute(&step).unwrap();
+        let logits = self.backend.execute(&step).unwrap().into_logits();
         assert_eq!(logits.len(), wanted.len() * self.vocab_size);
         for (&(index, position), logits) in wanted.iter().zip(logits.chunks_exact(self.vocab_size)) {
             visit(index, position, logits);

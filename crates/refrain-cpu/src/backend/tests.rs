@@ -121,7 +121,7 @@ fn step(backend: &mut CpuBackend, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
         step.tokens.extend(&part.tokens[part.range.clone()]);
     }
     step.logit_rows = (0..step.tokens.len() as u32).collect();
-    backend.execute(&step).unwrap().chunks(77).map(<[f32]>::to_vec).collect()
+    backend.execute(&step).unwrap().into_logits().chunks(77).map(<[f32]>::to_vec).collect()
 }
 
 fn run(backend: &mut CpuBackend, tokens: &[u32], prompt: usize, cuts: &[usize], slot: u32) -> Vec<Vec<f32>> {

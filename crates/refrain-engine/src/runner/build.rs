@@ -1,8 +1,9 @@
 //! Turns a plan into the step that a backend executes.
 
 use super::Requests;
+use crate::sampling::device::given_row;
 use crate::scheduler::{State, StepPlan};
-use refrain_device::{Segment, Step};
+use refrain_device::{RowSampling, SamplingLimits, Segment, Step};
 
 /// Fills `step` from a plan that has been applied to `state`. The logit rows of a segment are those of its prompt
 /// positions that want log-probabilities, then, if the segment reaches the last known token, the row to choose from.
@@ -31,5 +32,36 @@ pub(super) fn build_step(step: &mut Step, plan: &StepPlan, state: &mut State, re
         if end == sequence.known {
             step.logit_rows.push(row_of(end - 1));
         }
+    }
+}
+
+/// Tells a device that chooses tokens by itself what is wanted of each logit row of `step`. Where that is more than it
+/// can do, the step asks for the logits.
+pub(super) fn build_sampling(
+    step: &mut Step,
+    plan: &StepPlan,
+    state: &mut State,
+    requests: &Requests,
+    eos: &[u32],
+    limits: Option<SamplingLimits>,
+) {
+    step.sampling.clear();
+    step.adjustments.clear();
+    let Some(limits) = limits else { return };
+    for planned in &plan.segments {
+        let sequence = state.running_mut(planned.rank).expect("the plan schedules running sequences");
+        let (active, end) = (&requests[&planned.rank], planned.end());
+        let top = active.params.prompt_logprobs.unwrap_or(0);
+        let prompt_rows = sequence.prompt_rows(end);
+        step.sampling.extend(prompt_rows.map(|position| given_row(active.tokens[position + 1], top)));
+        if end == sequence.known {
+            let row = active.sampling.row(&active.params, active.output(), eos, &mut step.adjustments);
+            step.sampling.push(row);
+        }
+    }
+    let too_many_top = |row: &RowSampling| row.logprobs.is_some_and(|top| top as usize > limits.max_top);
+    if step.adjustments.len() > limits.max_adjustments || step.sampling.iter().any(too_many_top) {
+        step.sampling.clear();
+        step.adjustments.clear();
     }
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, VOCAB, reference};
 use proptest::prelude::*;
-use refrain_device::{PoolSizes, Step};
+use refrain_device::{PoolSizes, SamplingLimits, Step};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -28,7 +28,12 @@ fn config(max_num_seqs: usize, blocks: usize) -> EngineConfig {
 }
 
 fn start(config: EngineConfig) -> EngineHandle {
-    let backend = HashModel::new(config.step_limits(), config.pools, None);
+    start_choosing(config, None)
+}
+
+/// An engine whose device chooses tokens by itself, in steps that are within these limits.
+fn start_choosing(config: EngineConfig, sampling: Option<SamplingLimits>) -> EngineHandle {
+    let backend = HashModel::new(config.step_limits(), config.pools, None, sampling);
     Engine::start(Box::new(backend), config).unwrap()
 }
 
@@ -36,7 +41,7 @@ fn start(config: EngineConfig) -> EngineHandle {
 fn start_gated(config: EngineConfig) -> (EngineHandle, Receiver<Step>, Sender<()>) {
     let (steps, seen) = channel();
     let (permit, permits) = channel();
-    let backend = HashModel::new(config.step_limits(), config.pools, Some(Gate { steps, permits }));
+    let backend = HashModel::new(config.step_limits(), config.pools, Some(Gate { steps, permits }), None);
     (Engine::start(Box::new(backend), config).unwrap(), seen, permit)
 }
 
@@ -134,14 +139,17 @@ fn requests() -> impl Strategy<Value = Request> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     /// Random mixes in a pool that holds about two of them, with some clients going away: every answer is, event for
-    /// event, that of the same request alone in a large engine.
+    /// event, that of the same request alone in a large engine. It makes no difference either whether the device chooses
+    /// the tokens, also where only some of the steps are within what it can choose.
     #[test]
     fn batched_is_alone(
         requests in prop::collection::vec((requests(), prop::option::weighted(0.2, 0usize..10)), 1..14),
         (max_num_seqs, blocks, priority) in (1usize..6, 16usize..30, any::<bool>()),
+        limits in prop::option::of((0usize..100, 2usize..4)),
     ) {
         let policy = if priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs };
-        let engine = start(EngineConfig { scheduling_policy: policy, ..config(max_num_seqs, blocks) });
+        let limits = limits.map(|(max_adjustments, max_top)| SamplingLimits { max_adjustments, max_top });
+        let engine = start_choosing(EngineConfig { scheduling_policy: policy, ..config(max_num_seqs, blocks) }, limits);
         let streams: Vec<_> = requests.iter().map(|(request, _)| engine.submit(request.clone()).unwrap()).collect();
         let mut answers = Vec::new();
         for (mut stream, (_, leaves_after)) in streams.into_iter().zip(&requests) {
@@ -277,6 +285,20 @@ fn a_device_failure_or_panic_ends_only_the_requests_of_its_step() {
         assert_eq!(answers[2].tokens, greedy_reference(&[2; 70], 20));
         assert!(engine.is_alive() && engine.is_accepting());
         nothing_is_held(&engine);
+    }
+}
+
+#[test]
+fn what_a_device_cannot_choose_fails_as_on_the_host() {
+    let limits = SamplingLimits { max_adjustments: 10, max_top: 5 };
+    let contradicting =
+        SamplingParams { allowed_token_ids: Some(vec![EOS]), min_tokens: 1, ..SamplingParams::default() };
+    for sampling in [None, Some(limits)] {
+        let engine = start_choosing(config(1, 16), sampling);
+        let run = |request| answer(engine.submit(request).unwrap()).end;
+        assert_eq!(run(request(vec![1; 30], contradicting.clone())), Some(Err(RequestFailure::NoTokenAllowed)));
+        assert_eq!(run(greedy(vec![NOT_FINITE; 30], 20)), Some(Err(RequestFailure::NotFinite)));
+        assert_eq!(run(greedy(vec![2; 30], 20)), Some(Ok(FinishReason::Length)));
     }
 }
 

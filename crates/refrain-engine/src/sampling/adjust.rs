@@ -1,20 +1,20 @@
 //! Changes a row of logits as the request asks, before a token is chosen: what is forbidden, biased, penalised.
 
 use crate::SamplingParams;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// How often a token occurred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Occurrence {
-    in_prompt: bool,
-    in_output: u32,
+pub(super) struct Occurrence {
+    pub in_prompt: bool,
+    pub in_output: u32,
 }
 
 /// Tokens that the penalties apply to, counted as the answer grows.
 #[derive(Clone, Debug)]
 pub(crate) struct Occurrences {
     /// `None` when no penalty is on.
-    counts: Option<HashMap<u32, Occurrence>>,
+    counts: Option<BTreeMap<u32, Occurrence>>,
 }
 
 impl Occurrences {
@@ -22,7 +22,7 @@ impl Occurrences {
     pub fn new(params: &SamplingParams, prompt: &[u32]) -> Self {
         let repetition = params.repetition_penalty != 1.0;
         let on = repetition || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-        let mut counts: Option<HashMap<u32, Occurrence>> = on.then(HashMap::new);
+        let mut counts: Option<BTreeMap<u32, Occurrence>> = on.then(BTreeMap::new);
         if let (Some(counts), true) = (&mut counts, repetition) {
             for &token in prompt {
                 counts.entry(token).or_default().in_prompt = true;
@@ -37,6 +37,32 @@ impl Occurrences {
             counts.entry(token).or_default().in_output += 1;
         }
     }
+
+    /// The tokens that the penalties apply to, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Occurrence)> {
+        self.counts.iter().flatten().map(|(&token, occurrence)| (token, occurrence))
+    }
+
+    /// What the frequency penalty subtracts.
+    pub(super) fn frequency(occurrence: &Occurrence, params: &SamplingParams) -> f32 {
+        params.frequency_penalty * occurrence.in_output as f32
+    }
+}
+
+/// Tokens that `bad_words` and `min_tokens` forbid after `output`.
+pub(super) fn forbidden<'a>(
+    params: &'a SamplingParams,
+    output: &'a [u32],
+    eos: &'a [u32],
+) -> impl Iterator<Item = u32> + 'a {
+    let words = params.bad_words.iter().filter_map(|word| {
+        let (last, before) = word.split_last()?;
+        output.ends_with(before).then_some(*last)
+    });
+    let too_early = output.len() < params.min_tokens;
+    let eos = if params.ignore_eos { &[] } else { eos };
+    let ends = eos.iter().chain(&params.stop_token_ids).copied();
+    words.chain(ends.filter(move |_| too_early))
 }
 
 /// Whether [`adjust`] changes anything for such a request.
@@ -70,29 +96,19 @@ pub(crate) fn adjust(
             logits[id as usize] = logit;
         }
     }
-    for word in &params.bad_words {
-        if let Some((last, before)) = word.split_last()
-            && output.ends_with(before)
-        {
-            logits[*last as usize] = f32::NEG_INFINITY;
-        }
-    }
-    if output.len() < params.min_tokens {
-        let ends = if params.ignore_eos { &[] } else { eos };
-        for &id in ends.iter().chain(&params.stop_token_ids) {
-            logits[id as usize] = f32::NEG_INFINITY;
-        }
+    for id in forbidden(params, output, eos) {
+        logits[id as usize] = f32::NEG_INFINITY;
     }
     for (&id, &bias) in &params.logit_bias {
         let logit = &mut logits[id as usize];
         *logit = keep_finite(*logit, *logit + bias);
     }
-    for (&id, occurrence) in occurrences.counts.iter().flatten() {
+    for (id, occurrence) in occurrences.iter() {
         let logit = &mut logits[id as usize];
         let penalty = params.repetition_penalty;
         let mut value = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         if occurrence.in_output > 0 {
-            value -= params.frequency_penalty * occurrence.in_output as f32;
+            value -= Occurrences::frequency(occurrence, params);
             value -= params.presence_penalty;
         }
         *logit = keep_finite(*logit, value);

@@ -1,8 +1,10 @@
 //! A model for tests whose logits are a hash of the whole history of a sequence, as read back from the blocks and the
 //! slot that each step names. A wrong block, slot, position, order or scan length changes every later token.
 
+use crate::sampling::device::on_host::choose_row;
 use refrain_device::{
-    BLOCK_TOKENS, Backend, DeviceError, DeviceInfo, PoolSizes, SCAN_CHUNK, Segment, Step, StepLimits,
+    BLOCK_TOKENS, Backend, Chosen, DeviceError, DeviceInfo, PoolSizes, SCAN_CHUNK, SamplingLimits, Segment, Step,
+    StepLimits, StepOutput,
 };
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -85,11 +87,16 @@ pub struct HashModel {
     blocks: Vec<[u64; BLOCK_TOKENS]>,
     logits: Vec<f32>,
     gate: Option<Gate>,
+    sampling: Option<SamplingLimits>,
+    chosen: Chosen,
 }
 
 impl HashModel {
-    pub fn new(limits: StepLimits, pools: PoolSizes, gate: Option<Gate>) -> Self {
+    /// With `sampling`, it chooses the tokens of steps that are within these limits.
+    pub fn new(limits: StepLimits, pools: PoolSizes, gate: Option<Gate>, sampling: Option<SamplingLimits>) -> Self {
         Self {
+            sampling,
+            chosen: Chosen::default(),
             info: DeviceInfo::default(),
             limits,
             pools,
@@ -130,7 +137,11 @@ impl Backend for HashModel {
         &self.info
     }
 
-    fn execute(&mut self, step: &Step) -> Result<&mut [f32], DeviceError> {
+    fn sampling(&self) -> Option<SamplingLimits> {
+        self.sampling
+    }
+
+    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
         step.validate(&self.limits, &self.pools, VOCAB)?;
         if let Some(gate) = &self.gate {
             // A test that has let go of its ends lets every step pass.
@@ -156,6 +167,16 @@ impl Backend for HashModel {
             step.segments.iter().for_each(|segment| self.slots[segment.slot as usize] = u64::MAX);
             return Err(DeviceError::InvalidStep { what: "a test asked for it".to_owned() });
         }
-        Ok(&mut self.logits)
+        if step.sampling.is_empty() {
+            return Ok(StepOutput::Logits(&mut self.logits));
+        }
+        let limits = self.sampling.expect("only a device that chooses is asked to");
+        assert!(step.adjustments.len() <= limits.max_adjustments);
+        self.chosen.clear();
+        for (row, logits) in step.sampling.iter().zip(self.logits.chunks(VOCAB)) {
+            assert!(row.logprobs.is_none_or(|top| top as usize <= limits.max_top));
+            choose_row(logits, row, &step.adjustments, &mut self.chosen);
+        }
+        Ok(StepOutput::Chosen(&self.chosen))
     }
 }
