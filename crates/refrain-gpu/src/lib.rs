@@ -21,6 +21,6 @@ pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, dtype_define};
 pub use layout::footprint;
 pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_source};
 pub use lower::required_kernels;
-pub use measure::{MEASURED_BYTES, Measured, measure};
+pub use measure::{MEASURED_BYTES, Measured, measure, measure_kernels};
 pub use step_block::{StepCounts, StepLayout, StepPointers};
 pub use target::Target;

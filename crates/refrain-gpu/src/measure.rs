@@ -61,7 +61,7 @@ pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, Dev
     // The last 256 bytes take the result that is never written.
     let count = (bytes - 256) / 16;
     let arguments = ReadArgs { from: base.0, out: base.offset(bytes - 256).0, count: count as u64 };
-    let read = Kernel::new("measure.cu", "read_all", THREADS);
+    let [read, nothing] = measure_kernels();
     let read = LaunchSpec::new(read, Extent::Fixed(runtime.info().processors * 8), &arguments);
     let read_seconds = bench.median(3, || bench.launch(&read))?;
 
@@ -70,7 +70,6 @@ pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, Dev
     let copy = || unsafe { runtime.copy_on_device(bench.stream.id(), base, base.offset(half), half) };
     let copy_seconds = bench.median(3, copy)?;
 
-    let nothing = Kernel::new("measure.cu", "nothing", 32);
     let nothing = LaunchSpec::new(nothing, Extent::Fixed(1), &NothingArgs { unused: 0 });
     let kernel_seconds = bench.median(LAUNCHES, || bench.launch(&nothing))?;
     let begin = Instant::now();
@@ -87,6 +86,11 @@ pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, Dev
         launch_seconds,
         kernel_seconds,
     })
+}
+
+/// The kernels that [`measure`] launches, for packs made ahead: one that reads, one that does nothing.
+pub fn measure_kernels() -> [Kernel; 2] {
+    [Kernel::new("measure.cu", "read_all", THREADS), Kernel::new("measure.cu", "nothing", 32)]
 }
 
 /// Launches of a chain: few enough that the queue takes them all.
