@@ -1,0 +1,149 @@
+// The norms of Gated DeltaNet, head by head:
+//   l2_norm         out = x * rsqrt(sum(x^2) + eps) * scale
+//   gated_rms_norm  out = weight * x * rsqrt(mean(x^2) + eps) * silu(gate)
+//
+// x, gate, out: [T, heads * HEAD_DIM] X_T with row strides in elements; weight: [HEAD_DIM] f32. Arithmetic is f32. `out`
+// may be `x` or `gate`.
+//
+// Grid: (row blocks, head blocks). LANES neighbouring lanes take one head of ROWS rows; each holds ITEMS times VECTOR
+// elements of each row in registers, all loaded before the first sum, so that memory is read once with many loads in
+// flight. VECTOR is 8 where all heads begin at multiples of 16 bytes, else 1. The least time is that of the bytes: at
+// 8192 tokens of 32 heads of 128, bf16, 201 MB for the gated norm.
+//
+// Defines: X_T, HEAD_DIM, LANES (a power of two, at most 32), VECTOR, ROWS, THREADS.
+#include "kx.h"
+
+#define ITEMS ((HEAD_DIM + LANES * VECTOR - 1) / (LANES * VECTOR))
+
+template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
+#if VECTOR == 8
+    kx_load8(out, from);
+#else
+    out[0] = kx_float(*from);
+#endif
+}
+KX_DEV void store(X_T* to, const f32 in[VECTOR]) {
+#if VECTOR == 8
+    kx_store8(to, in);
+#else
+    kx_store(to, in[0]);
+#endif
+}
+
+// Where a lane works: a head of rows `row` and the next, elements `element` and LANES * VECTOR further each.
+struct Place {
+    u32 row, head, element;
+};
+KX_DEV Place place() {
+    return Place{kx_block_x() * ROWS, kx_block_y() * (THREADS / LANES) + kx_tid() / LANES, kx_tid() % LANES * VECTOR};
+}
+
+// Zeros where there is no such row, head or element.
+KX_DEV void load_head(f32 out[ITEMS][VECTOR], const X_T* from, const Place& at, bool exists) {
+    KX_UNROLL
+    for (u32 item = 0; item < ITEMS; item++) {
+        const u32 element = at.element + item * LANES * VECTOR;
+        if (exists && element < HEAD_DIM) {
+            load(out[item], from + at.head * HEAD_DIM + element);
+        } else {
+            KX_UNROLL
+            for (u32 i = 0; i < VECTOR; i++) out[item][i] = 0.0f;
+        }
+    }
+}
+
+KX_DEV f32 sum_of_squares(const f32 x[ITEMS][VECTOR]) {
+    f32 sum = 0.0f;
+    KX_UNROLL
+    for (u32 item = 0; item < ITEMS; item++) {
+        KX_UNROLL
+        for (u32 i = 0; i < VECTOR; i++) sum = kx_fma(x[item][i], x[item][i], sum);
+    }
+    return kx_group_sum<LANES>(sum);
+}
+
+struct L2NormArgs {
+    const u32* rows; // one number: how many rows there are
+    const X_T* x;
+    X_T* out;
+    u32 x_stride, out_stride, heads;
+    f32 scale, eps;
+    u32 padding;
+};
+
+KX_KERNEL(l2_norm, L2NormArgs, THREADS) {
+    kx_let_next_start();
+    kx_wait_for_previous();
+    const u32 rows = *args.rows;
+    const Place at = place();
+    f32 x[ROWS][ITEMS][VECTOR];
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        // There is a row wherever the grid has a block, so the first one needs not wait for their number.
+        const bool exists = at.head < args.heads && (i == 0 || at.row + i < rows);
+        load_head(x[i], args.x + (u64)(at.row + i) * args.x_stride, at, exists);
+    }
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        const f32 factor = kx_rsqrt(sum_of_squares(x[i]) + args.eps) * args.scale;
+        if (at.head < args.heads && at.row + i < rows) {
+            X_T* const out = args.out + (u64)(at.row + i) * args.out_stride + at.head * HEAD_DIM;
+            KX_UNROLL
+            for (u32 item = 0; item < ITEMS; item++) {
+                const u32 element = at.element + item * LANES * VECTOR;
+                KX_UNROLL
+                for (u32 c = 0; c < VECTOR; c++) x[i][item][c] *= factor;
+                if (element < HEAD_DIM) store(out + element, x[i][item]);
+            }
+        }
+    }
+}
+
+struct GatedRmsNormArgs {
+    const u32* rows; // one number: how many rows there are
+    const X_T* x;
+    const X_T* gate;
+    const f32* weight; // [HEAD_DIM]
+    X_T* out;
+    u32 x_stride, gate_stride, out_stride, heads;
+    f32 eps;
+    u32 padding;
+};
+
+KX_KERNEL(gated_rms_norm, GatedRmsNormArgs, THREADS) {
+    kx_let_next_start();
+    const Place at = place();
+    f32 weight[ITEMS][VECTOR];
+    KX_UNROLL
+    for (u32 item = 0; item < ITEMS; item++) {
+        const u32 element = at.element + item * LANES * VECTOR;
+        if (element < HEAD_DIM) load(weight[item], args.weight + element);
+    }
+
+    kx_wait_for_previous();
+    const u32 rows = *args.rows;
+    f32 x[ROWS][ITEMS][VECTOR], gate[ROWS][ITEMS][VECTOR];
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        // There is a row wherever the grid has a block, so the first one needs not wait for their number.
+        const bool exists = at.head < args.heads && (i == 0 || at.row + i < rows);
+        load_head(x[i], args.x + (u64)(at.row + i) * args.x_stride, at, exists);
+        load_head(gate[i], args.gate + (u64)(at.row + i) * args.gate_stride, at, exists);
+    }
+    KX_UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        const f32 factor = kx_rsqrt(sum_of_squares(x[i]) * (1.0f / HEAD_DIM) + args.eps);
+        if (at.head < args.heads && at.row + i < rows) {
+            X_T* const out = args.out + (u64)(at.row + i) * args.out_stride + at.head * HEAD_DIM;
+            KX_UNROLL
+            for (u32 item = 0; item < ITEMS; item++) {
+                const u32 element = at.element + item * LANES * VECTOR;
+                KX_UNROLL
+                for (u32 c = 0; c < VECTOR; c++) {
+                    x[i][item][c] = weight[item][c] * (x[i][item][c] * factor) * kx_silu(gate[i][item][c]);
+                }
+                if (element < HEAD_DIM) store(out + element, x[i][item]);
+            }
+        }
+    }
+}
