@@ -1,0 +1,126 @@
+//! The short causal convolution.
+
+use super::tensor::{Columns, Tensor};
+use super::{DTYPES, Part, part, slots, step, tokens, tolerance};
+use crate::check::{Case, Outcome, Rig, Scale};
+use crate::kernels::gdn::GdnConv;
+use refrain_device::DeviceError;
+use refrain_program::Dtype;
+
+#[derive(Clone, Debug)]
+struct Operands {
+    dtype: Dtype,
+    taps: usize,
+    x: Columns,
+    out: Columns,
+    parts: Vec<Part>,
+}
+
+pub(super) fn cases(scale: Scale) -> Vec<Case> {
+    let operands: Vec<(String, Operands)> = match scale {
+        Scale::Ragged => ragged(),
+        Scale::Model => [(vec![part(0, 8192, 0)], "T 8192"), (vec![part(1000, 1, 0)], "T 1"), (decode(64), "T 64")]
+            .map(|(parts, name)| {
+                let (x, out) = (Columns { first: 0, width: 8192, stride: 12352 }, Columns::whole(8192));
+                (format!("bf16, {name}"), Operands { dtype: Dtype::Bf16, taps: 4, x, out, parts })
+            })
+            .into(),
+    };
+    operands.into_iter().map(|(name, operands)| Case::new("gdn_conv", name, move |rig| run(rig, &operands))).collect()
+}
+
+/// One new token each of some sequences.
+fn decode(sequences: u32) -> Vec<Part> {
+    (0..sequences).map(|index| part(1000 + index, 1, sequences - 1 - index)).collect()
+}
+
+fn ragged() -> Vec<(String, Operands)> {
+    // First pieces of one row, sequences shorter than the taps, pieces cut inside, single tokens with and without state.
+    let parts = vec![
+        part(0, 1, 3),
+        part(63, 10, 0),
+        part(5, 1, 7),
+        part(0, 130, 2),
+        part(64, 2, 8),
+        part(61, 70, 5),
+        part(0, 2, 4),
+        part(126, 3, 1),
+    ];
+    let aligned = (Columns { first: 16, width: 72, stride: 112 }, Columns::whole(72));
+    let unaligned = (Columns { first: 3, width: 37, stride: 45 }, Columns { first: 1, width: 37, stride: 39 });
+    let mut all = vec![];
+    for dtype in DTYPES {
+        for (x, out) in [aligned, unaligned] {
+            all.push(Operands { dtype, taps: 4, x, out, parts: parts.clone() });
+        }
+    }
+    for (dtype, taps, (x, out)) in [
+        (Dtype::Bf16, 2, aligned),
+        (Dtype::F32, 8, aligned),
+        (Dtype::F32, 1, unaligned),
+        (Dtype::F16, 17, aligned),
+        (Dtype::F32, 40, unaligned),
+    ] {
+        all.push(Operands { dtype, taps, x, out, parts: parts.clone() });
+    }
+    let name =
+        |operands: &Operands| format!("{:?}, {} channels, {} taps", operands.dtype, operands.x.width, operands.taps);
+    all.into_iter().map(|operands| (name(&operands), operands)).collect()
+}
+
+fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
+    let &Operands { dtype, taps, x: columns, out, ref parts } = operands;
+    let (channels, rows, kept) = (columns.width, tokens(parts), taps - 1);
+    let x = rig.random(rows * channels, 1.0, dtype);
+    let weight = rig.random(taps * channels, 0.5, Dtype::F32);
+    let mut state = rig.random(slots(parts) * kept * channels, 1.0, dtype);
+    for part in parts.iter().filter(|part| part.position == 0) {
+        // What is left of another sequence must not be read.
+        state[part.slot as usize * kept * channels..][..kept * channels].fill(f32::NAN);
+    }
+
+    let input = Tensor::with(rig, &x, columns, dtype)?;
+    let result = Tensor::poisoned(rig, rows, out, dtype)?;
+    let weights = rig.upload(&weight)?;
+    // At least one element, for one tap has no state.
+    let pool = rig.upload_as(&[state.as_slice(), &[0.0]].concat(), dtype)?;
+    let op =
+        GdnConv { x: input.view(), weight: weights.ptr(), state: pool.ptr(), taps: taps as u32, out: result.view() };
+    let (step, limits) = step(parts);
+    let (_block, pointers, counts) = rig.step(&step, &limits)?;
+    let launches = op.launches(&rig.target, &pointers);
+    rig.launch(&launches, &counts)?;
+
+    let got = result.read(rig)?;
+    let got_state = rig.download_as(&pool, state.len(), dtype)?;
+    let mut want = Vec::with_capacity(got.len());
+    let mut row = 0;
+    for part in parts {
+        let len = part.len as usize;
+        let slot = part.slot as usize * kept * channels;
+        // The inputs of the sequence from `kept` before the step on.
+        let mut history = vec![0.0; kept * channels];
+        if part.position > 0 {
+            history.copy_from_slice(&state[slot..][..kept * channels]);
+        }
+        history.extend_from_slice(&x[row * channels..][..len * channels]);
+        for token in 0..len {
+            for channel in 0..channels {
+                let tap = |tap: usize| {
+                    f64::from(weight[tap * channels + channel]) * f64::from(history[(token + tap) * channels + channel])
+                };
+                let sum: f64 = (0..taps).map(tap).sum();
+                want.push(sum / (1.0 + (-sum).exp()));
+            }
+        }
+        state[slot..][..kept * channels].copy_from_slice(&history[len * channels..]);
+        row += len;
+    }
+    let want_state: Vec<f64> = state.iter().map(|&value| f64::from(value)).collect();
+    let elements = (rows * channels) as u64;
+    let bytes = dtype.bytes() as u64 * (2 * elements + (2 * parts.len() * kept * channels) as u64);
+    let bytes = bytes + (taps * channels * 4) as u64;
+    // The state is copied, bit for bit.
+    let outcome = Outcome::compare(&got, &want, tolerance(dtype)).and(Outcome::compare(&got_state, &want_state, 1e-9));
+    Ok(outcome.timed(bytes, 2 * taps as u64 * elements, rig.time(&launches, &counts)?))
+}
