@@ -116,6 +116,7 @@ impl Modules {
         let Some(function) = known.functions.get(&launch.function) else {
             return Err(invalid(format!("kernel {name}: its function is unknown, or its module was unloaded")));
         };
+        function.check_shared(name, launch.shared_bytes, info)?;
         let Some(metadata) = &function.metadata else { return Ok(()) };
         if let Some(wanted) = metadata.argument_bytes
             && wanted as usize != arguments
@@ -126,7 +127,7 @@ impl Modules {
             let most = metadata.max_threads;
             return Err(invalid(format!("kernel {name} is compiled for {most} threads, launched with {threads}")));
         }
-        function.check_shared(name, launch.shared_bytes, info)
+        Ok(())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {

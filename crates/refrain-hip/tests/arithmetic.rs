@@ -6,7 +6,8 @@ use libloading::os::unix::{Library, Symbol};
 
 fn arithmetic() -> Library {
     // GCC does not know the attributes of HIP; they have no meaning here.
-    let path = support::shared_object("arithmetic", include_str!("support/arithmetic.cpp"), &["-w"]);
+    let path =
+        support::shared_object("arithmetic", &[("arithmetic.cpp", include_str!("support/arithmetic.cpp"))], &["-w"]);
     // SAFETY: it has no initialisers.
     unsafe { Library::new(path) }.unwrap()
 }

@@ -38,6 +38,7 @@ static float mantissa_of(float x) {
 #include "kx.h"
 
 extern "C" {
+#pragma GCC visibility push(default)
 float hip_sin(float x) { return kx_sin(x); }
 float hip_cos(float x) { return kx_cos(x); }
 float hip_pow(float x, float y) { return kx_pow(x, y); }

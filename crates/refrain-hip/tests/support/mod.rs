@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 #![allow(dead_code)] // each test binary uses some of it
 
+pub mod fake;
+
 use refrain_device::KernelSource;
 use refrain_testkit::{debian_libraries, debian_packages, target_dir, workspace_root};
 use std::fs;
@@ -56,33 +58,35 @@ pub fn debian_hip() -> Option<PathBuf> {
     }
 }
 
-/// A shared object compiled from C++ with the system's compiler and the headers of the dialect, made once for each text
-/// and each set of options. The tests of the simulated GPU need that compiler too, so it is there.
-pub fn shared_object(name: &str, text: &str, options: &[&str]) -> PathBuf {
+/// A shared object compiled from a C++ file, given with all that it includes besides the dialect, by the system's compiler;
+/// made once for each text and each set of options. The tests of the simulated GPU need that compiler too, so it is there.
+pub fn shared_object(name: &str, files: &[(&str, &str)], options: &[&str]) -> PathBuf {
     let mut hasher = DefaultHasher::new();
-    (text, options, source(name, text, &[]).headers).hash(&mut hasher);
+    (files, options, source(name, "", &[]).headers).hash(&mut hasher);
     let folder = target_dir().join("test-hip");
     fs::create_dir_all(&folder).expect("the target folder can be written");
     let path = folder.join(format!("{name}-{:016x}.so", hasher.finish()));
     if path.exists() {
         return path;
     }
+    let sources = tempfile::tempdir_in(&folder).expect("a folder for the sources");
+    for (name, text) in files {
+        fs::write(sources.path().join(name), text).expect("the source is written");
+    }
     // Under another name until it is complete.
-    let partial =
-        tempfile::Builder::new().prefix(name).suffix(".so").tempfile_in(&folder).expect("a file").into_temp_path();
-    let source = tempfile::Builder::new().prefix(name).suffix(".cpp").tempfile_in(&folder).expect("a file");
-    fs::write(source.path(), text).expect("the source is written");
+    let partial = sources.path().join("image.so");
     let output = Command::new("c++")
-        .args(["-std=c++17", "-O2", "-fPIC", "-shared"])
+        .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"])
         .args(options)
         .arg("-I")
         .arg(workspace_root().join("kernels"))
         .arg("-o")
         .arg(&partial)
-        .arg(source.path())
+        .args(["-x", "c++"])
+        .arg(sources.path().join(files[0].0))
         .output()
         .expect("the tests need a C++ compiler, c++: install g++");
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    partial.persist(&path).expect("a file in the same folder");
+    fs::rename(&partial, &path).expect("a file in the same folder");
     path
 }
