@@ -138,13 +138,14 @@ KX_KERNEL(gemv, GemvArgs, THREADS) {
                     for (u32 o = 0; o < OUTPUTS; o++) unpack<W_T>(w[o], ring[i][o]);
                     KX_UNROLL
                     for (u32 m = 0; m < ROWS; m++) {
-                        if (m >= here) break;
-                        f32 v[VECTOR];
-                        load_x(v, operand + (u64)m * operand_stride + k + i * STEP);
-                        KX_UNROLL
-                        for (u32 o = 0; o < OUTPUTS; o++) {
+                        if (m < here) {
+                            f32 v[VECTOR];
+                            load_x(v, operand + (u64)m * operand_stride + k + i * STEP);
                             KX_UNROLL
-                            for (u32 j = 0; j < VECTOR; j++) sums[m][o] = kx_fma(w[o][j], v[j], sums[m][o]);
+                            for (u32 o = 0; o < OUTPUTS; o++) {
+                                KX_UNROLL
+                                for (u32 j = 0; j < VECTOR; j++) sums[m][o] = kx_fma(w[o][j], v[j], sums[m][o]);
+                            }
                         }
                     }
                 }
