@@ -5,15 +5,15 @@
 //   embed         out[t] = table[tokens[t]]
 //   gather_rows   out[s] = a[index[s]]
 //
-// Activations are [rows, width] X_T with row strides in elements, but `b` is B_T; the table is [vocab, width] W_T.
-// Arithmetic is f32. `out` of the first three may be `a`, or `b` where it has that type.
+// Activations are [rows, width] X_T with row strides in elements, but `b` and `out` of the first three are B_T and OUT_T;
+// the table is [vocab, width] W_T. Arithmetic is f32. `out` of the first three may be `a` or `b` where it has that type.
 //
 // A block takes a tile of TILE_ROWS rows and TILE_COLUMNS columns, grid (row tiles, column tiles); a thread takes VECTOR
 // neighbouring elements of two rows, both loaded before the first is stored. VECTOR is 8 where every row of every
 // operand begins at a multiple of 16 bytes and the width is a multiple of 8, else 1. The least a kernel can take is the
 // time of its bytes: each input once, each output once.
 //
-// Defines: X_T, B_T (the first three), W_T (embed), VECTOR, THREADS = 4 * 64.
+// Defines: X_T, B_T and OUT_T (the first three), W_T (embed), VECTOR, THREADS = 4 * 64.
 #include "kx.h"
 
 #define TILE_ROWS 8
@@ -51,7 +51,7 @@ struct PairArgs {
     const u32* rows; // one number: how many rows there are
     const X_T* a;    // [rows, width]
     const B_T* b;    // [rows, width]
-    X_T* out;        // [rows, width]
+    OUT_T* out;      // [rows, width]
     u32 a_stride, b_stride, out_stride, width;
 };
 

@@ -1,8 +1,8 @@
 // The short causal convolution of Gated DeltaNet, then SiLU, over each sequence:
 // out[t, c] = silu(sum_j weight[j, c] x[t - TAPS + 1 + j, c]). The last TAPS - 1 inputs of a sequence are its state.
 //
-// x, out: [T, channels] X_T with row strides in elements; weight: [TAPS, channels] f32; state: [slot, TAPS - 1, channels]
-// X_T, oldest first. Arithmetic is f32. `out` must not be `x`.
+// x: [T, channels] X_T and out: [T, channels] OUT_T with row strides in elements; weight: [TAPS, channels] f32; state:
+// [slot, TAPS - 1, channels] X_T, oldest first. Arithmetic is f32. `out` must not be `x`.
 //
 // Grid: (channel blocks, parts of a piece, pieces). A block takes THREADS * VECTOR channels of at most ROWS rows; a thread
 // slides over the rows with the last TAPS - 1 inputs of its channels in registers, and loads AHEAD rows at once. VECTOR is
@@ -11,7 +11,7 @@
 // The state is read and written by one block for each channel: the one with the first row of a segment, which takes all
 // rows that need the state, the first TAPS - 1, even where they lie in the next piece.
 //
-// Defines: X_T, TAPS, VECTOR, THREADS; SINGLE and ROWS: 1 and 1 for the pieces of single tokens, which are all of their
+// Defines: X_T, OUT_T, TAPS, VECTOR, THREADS; SINGLE and ROWS: 1 and 1 for the pieces of single tokens, which are all of their
 // segment, or 0 and at least TAPS - 1 for the others.
 #include "step.h"
 
@@ -24,7 +24,7 @@ struct GdnConvArgs {
     const X_T* x;      // [T, channels]
     const f32* weight; // [TAPS, channels]
     X_T* state;        // [slot, TAPS - 1, channels]
-    X_T* out;          // [T, channels]
+    OUT_T* out;        // [T, channels]
     u32 x_stride, out_stride, channels, padding;
 };
 
@@ -75,7 +75,7 @@ KX_KERNEL(gdn_conv, GdnConvArgs, THREADS) {
     if (begin >= end) return;
 
     const X_T* const x = args.x + (u64)segment.row * args.x_stride + channel;
-    X_T* const out = args.out + (u64)segment.row * args.out_stride + channel;
+    OUT_T* const out = args.out + (u64)segment.row * args.out_stride + channel;
     X_T* const state = args.state + (u64)segment.slot * KEPT * args.channels + channel;
     const bool fresh = segment.position == 0;
 
@@ -128,7 +128,7 @@ KX_KERNEL(gdn_conv, GdnConvArgs, THREADS) {
                     f32 total = 0.0f;
                     KX_UNROLL
                     for (u32 j = 0; j + 1 < TAPS; j++) total = kx_fma(weight[j][c], window[j][c], total);
-                    sum[c] = kx_silu(kx_fma(weight[KEPT][c], now[c], total));
+                    sum[c] = kx_saturated(kx_silu(kx_fma(weight[KEPT][c], now[c], total)), OUT_T());
                     KX_UNROLL
                     for (u32 j = 0; j + 2 < TAPS; j++) window[j][c] = window[j + 1][c];
                     if (TAPS > 1) window[WINDOW - 1][c] = now[c];

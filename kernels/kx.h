@@ -94,6 +94,11 @@ KX_DEV f32 kx_rounded(f32 value, f32) { return value; }
 KX_DEV f32 kx_rounded(f32 value, bf16) { return kx_from_bits((u32)kx_bf16_bits(value) << 16); }
 KX_DEV f32 kx_rounded(f32 value, f16) { return kx_f16_to_f32(kx_f32_to_f16(value)); }
 
+// The nearest value that the type has: f16 ends at 65504, and an infinity would spoil all that is computed from it.
+KX_DEV f32 kx_saturated(f32 value, f32) { return value; }
+KX_DEV f32 kx_saturated(f32 value, bf16) { return value; }
+KX_DEV f32 kx_saturated(f32 value, f16) { return kx_max(-65504.0f, kx_min(value, 65504.0f)); }
+
 // Eight elements at an address that is aligned to their size, to and from f32.
 KX_DEV void kx_unpack8(f32 out[8], u32x4 words, bf16) {
     const u32 w[4] = {words.x, words.y, words.z, words.w};

@@ -26,7 +26,7 @@ impl Program {
         let mut builder = Builder::new(config, *options);
         let hidden = config.hidden_size;
         // Every layer adds to it: in 16 bits its rounding would outweigh all other errors together.
-        let x = builder.tensor_of("x", Rows::Tokens, hidden, Dtype::F32);
+        let x = builder.wide("x", Rows::Tokens, hidden);
         let table = builder.matrix("embed_tokens", config.vocab_size, hidden, "embed_tokens.weight");
         builder.push(Op::Embed { table, out: x });
         for (layer, kind) in config.layers.iter().enumerate() {
@@ -35,7 +35,7 @@ impl Program {
             builder.mlp(x);
         }
         builder.layer = None;
-        let last = builder.tensor_of("last", Rows::Logits, hidden, Dtype::F32);
+        let last = builder.wide("last", Rows::Logits, hidden);
         builder.push(Op::GatherRows { x, out: last });
         let last_norm = builder.tensor("last_norm", Rows::Logits, hidden);
         builder.rms_norm(last, "norm", "norm.weight", last_norm);
@@ -43,7 +43,7 @@ impl Program {
             true => table,
             false => builder.matrix("lm_head", config.vocab_size, hidden, "lm_head.weight"),
         };
-        let logits = builder.tensor_of("logits", Rows::Logits, config.vocab_size, Dtype::F32);
+        let logits = builder.wide("logits", Rows::Logits, config.vocab_size);
         builder.push(Op::Linear { x: last_norm, weight: head, out: logits });
         builder.program.logits = logits;
         builder.program.validate()?;
@@ -76,7 +76,7 @@ impl<'a> Builder<'a> {
     fn token_mixer(&mut self, x: View, kind: LayerKind) {
         let h = self.tensor("h", Rows::Tokens, self.config.hidden_size);
         self.rms_norm(x, "input_layernorm", "input_layernorm.weight", h);
-        let mixed = self.tensor("mixed", Rows::Tokens, self.config.hidden_size);
+        let mixed = self.wide("mixed", Rows::Tokens, self.config.hidden_size);
         let config = self.config;
         match (kind, &config.gdn) {
             (LayerKind::Gdn, Some(gdn)) => self.gdn(h, gdn, mixed),
@@ -98,12 +98,13 @@ impl<'a> Builder<'a> {
         let proj = self.project(h, "in_proj", parts.to_vec(), "proj");
         let [qkv, z, b, a] = split(proj, projections.map(|(_, width)| width));
 
-        let conv = self.tensor("conv", Rows::Tokens, channels);
+        let scanned = self.options.scanned();
+        let conv = self.tensor_of("conv", Rows::Tokens, channels, scanned);
         let part = self.whole("linear_attn.conv1d.weight", channels);
         let kind = WeightKind::Convolution { channels, taps: conv_kernel };
         let weight = self.weight("conv1d", kind, Dtype::F32, vec![part]);
         let kind = StateKind::ConvState { channels, taps: conv_kernel };
-        let state = self.state("conv_state", kind, self.options.activations);
+        let state = self.state("conv_state", kind, Dtype::F32);
         self.push(Op::GdnConv { x: qkv, weight, state, kernel: conv_kernel, out: conv });
 
         let [q, k, v] = split(conv, [key_width, key_width, value_width]);
@@ -117,15 +118,16 @@ impl<'a> Builder<'a> {
         let decay = self.tensor_of("decay", Rows::Tokens, num_value_heads, Dtype::F32);
         self.push(Op::GdnGates { b, a, a_log, dt_bias, beta, decay });
 
-        let out = self.tensor("gdn", Rows::Tokens, value_width);
+        let out = self.tensor_of("gdn", Rows::Tokens, value_width, scanned);
         let kind = StateKind::GdnState { value_heads: num_value_heads, key_head_dim, value_head_dim };
         let state = self.state("gdn_state", kind, Dtype::F32);
         self.push(Op::GdnScan { q, k, v, beta, decay, state, shape, out });
 
         let weight = self.vector("gdn_norm", value_head_dim, "linear_attn.norm.weight");
         let eps = self.config.rms_norm_eps;
-        self.push(Op::GatedRmsNorm { x: out, gate: z, weight, heads: num_value_heads, eps, out });
-        self.linear(out, "out_proj", "linear_attn.out_proj.weight", mixed);
+        let gated = self.tensor("gated", Rows::Tokens, value_width);
+        self.push(Op::GatedRmsNorm { x: out, gate: z, weight, heads: num_value_heads, eps, out: gated });
+        self.linear(gated, "out_proj", "linear_attn.out_proj.weight", mixed);
     }
 
     fn attention(&mut self, h: View, config: &AttentionConfig, mixed: View) {
@@ -153,23 +155,24 @@ impl<'a> Builder<'a> {
         let proj = self.project(h, "qkv", parts, "proj");
         let [q, gate, k, v] = split(proj, [query_width, gate_width, kv_width, kv_width]);
 
-        self.qk_norm_rope(q, num_heads, "q_norm");
-        self.qk_norm_rope(k, num_kv_heads, "k_norm");
+        let query = self.tensor("q", Rows::Tokens, query_width);
+        self.qk_norm_rope(q, num_heads, "q_norm", query);
+        self.qk_norm_rope(k, num_kv_heads, "k_norm", k);
         let state = self.state("kv", StateKind::KvCache { kv_heads: num_kv_heads, head_dim }, self.options.kv_cache);
         self.push(Op::KvAppend { k, v, state, shape });
         let out = self.tensor("attn", Rows::Tokens, query_width);
-        self.push(Op::Attention { q, state, shape, out });
+        self.push(Op::Attention { q: query, state, shape, out });
         if output_gate {
             self.push(Op::SigmoidGate { x: out, gate, out });
         }
         self.linear(out, "o_proj", "self_attn.o_proj.weight", mixed);
     }
 
-    fn qk_norm_rope(&mut self, x: View, heads: usize, name: &str) {
+    fn qk_norm_rope(&mut self, x: View, heads: usize, name: &str, out: View) {
         let AttentionConfig { head_dim, rotary_dim, rope_theta, .. } = self.config.attention;
         let weight = self.vector(name, head_dim, &format!("self_attn.{name}.weight"));
         let eps = self.config.rms_norm_eps;
-        self.push(Op::QkNormRope { x, weight, heads, rotary_dim, theta: rope_theta, eps, out: x });
+        self.push(Op::QkNormRope { x, weight, heads, rotary_dim, theta: rope_theta, eps, out });
     }
 
     fn mlp(&mut self, x: View) {
@@ -181,17 +184,17 @@ impl<'a> Builder<'a> {
         let [gate, up] = split(proj, [width, width]);
         let act = self.tensor("mlp_act", Rows::Tokens, width);
         self.push(Op::SiluMul { gate, up, out: act });
-        let out = self.tensor("mlp_out", Rows::Tokens, hidden);
+        let out = self.wide("mlp_out", Rows::Tokens, hidden);
         self.linear(act, "down", "mlp.down_proj.weight", out);
         self.push(Op::Add { a: x, b: out, out: x });
     }
 
-    /// The packed product of `x` with all parts, in the activations' type.
+    /// The packed product of `x` with all parts.
     fn project(&mut self, x: View, name: &str, parts: Vec<WeightPart>, out: &str) -> View {
         let outputs = parts.iter().map(|part| part.rows).sum();
         let kind = WeightKind::Matrix { outputs, inputs: x.width };
         let weight = self.weight(name, kind, self.options.weights, parts);
-        let out = self.tensor(out, Rows::Tokens, outputs);
+        let out = self.wide(out, Rows::Tokens, outputs);
         self.push(Op::Linear { x, weight, out });
         out
     }
@@ -239,6 +242,12 @@ impl<'a> Builder<'a> {
         StateId(self.program.states.len() - 1)
     }
 
+    /// What a product gives, or the residual stream: in f32.
+    fn wide(&mut self, name: &str, rows: Rows, width: usize) -> View {
+        self.tensor_of(name, rows, width, Dtype::F32)
+    }
+
+    /// What a product or attention takes.
     fn tensor(&mut self, name: &str, rows: Rows, width: usize) -> View {
         self.tensor_of(name, rows, width, self.options.activations)
     }

@@ -224,10 +224,19 @@ pub struct Program {
 pub struct BuildOptions {
     /// Matrices.
     pub weights: Dtype,
-    /// Activations.
+    /// What products and attention take. What products give and the residual stream are in F32: there the rounding of
+    /// 16 bits would outweigh all other errors together.
     pub activations: Dtype,
     /// Keys and values.
     pub kv_cache: Dtype,
+}
+
+impl BuildOptions {
+    /// The type of what the gated delta rule takes and gives: with activations of 16 bits it is F16, whose rounding is an
+    /// eighth of BF16's. Keys and queries are normalised, so its range is no matter.
+    pub fn scanned(&self) -> Dtype {
+        if self.activations == Dtype::F32 { Dtype::F32 } else { Dtype::F16 }
+    }
 }
 
 impl Program {

@@ -39,9 +39,9 @@ pub struct Add {
     pub count: Count,
     /// `[rows, width]`.
     pub a: Rows,
-    /// `[rows, width]` in any type.
+    /// `[rows, width]`.
     pub b: Rows,
-    /// `[rows, width]` in the type of `a`; may be `a`.
+    /// `[rows, width]`; may be `a` or `b` where it has that type.
     pub out: Rows,
 }
 
@@ -52,9 +52,9 @@ pub struct SigmoidGate {
     pub count: Count,
     /// `[rows, width]`.
     pub x: Rows,
-    /// `[rows, width]` in the type of `x`.
+    /// `[rows, width]`.
     pub gate: Rows,
-    /// `[rows, width]` in the type of `x`; may be `x` or `gate`.
+    /// `[rows, width]`; may be `x` or `gate` where it has that type.
     pub out: Rows,
 }
 
@@ -65,9 +65,9 @@ pub struct SiluMul {
     pub count: Count,
     /// `[rows, width]`.
     pub gate: Rows,
-    /// `[rows, width]` in the type of `gate`.
+    /// `[rows, width]`.
     pub up: Rows,
-    /// `[rows, width]` in the type of `gate`; may be `gate` or `up`.
+    /// `[rows, width]`; may be `gate` or `up` where it has that type.
     pub out: Rows,
 }
 
@@ -148,8 +148,7 @@ impl GatherRows {
 }
 
 fn pairwise(entry: &'static str, count: Count, [a, b, out]: [Rows; 3], step: &StepPointers) -> Vec<LaunchSpec> {
-    let agree = a.width == out.width && a.dtype == out.dtype && b.width == out.width;
-    assert!(agree, "{entry} of {a:?} and {b:?} to {out:?}");
+    assert!(a.width == out.width && b.width == out.width, "{entry} of {a:?} and {b:?} to {out:?}");
     let arguments = PairArgs {
         rows: row_count(step, count),
         a: a.base.0,
@@ -160,7 +159,8 @@ fn pairwise(entry: &'static str, count: Count, [a, b, out]: [Rows; 3], step: &St
         out_stride: out.stride,
         width: out.width,
     };
-    launch(entry, count, are_wide(&[a, b, out]), ("B_T", b.dtype), out, &arguments)
+    let types = [("X_T", a.dtype), ("B_T", b.dtype), ("OUT_T", out.dtype)];
+    launch(entry, count, are_wide(&[a, b, out]), &types, out.width, &arguments)
 }
 
 fn pick(entry: &'static str, count: Count, index: u64, from: Rows, out: Rows, step: &StepPointers) -> Vec<LaunchSpec> {
@@ -174,7 +174,8 @@ fn pick(entry: &'static str, count: Count, index: u64, from: Rows, out: Rows, st
         width: out.width,
         padding: 0,
     };
-    launch(entry, count, are_wide(&[from, out]), ("W_T", from.dtype), out, &arguments)
+    let types = [("X_T", out.dtype), ("W_T", from.dtype)];
+    launch(entry, count, are_wide(&[from, out]), &types, out.width, &arguments)
 }
 
 /// Tiles of rows along x, of columns along y.
@@ -182,14 +183,14 @@ fn launch(
     entry: &'static str,
     count: Count,
     wide: bool,
-    (other, dtype): (&'static str, Dtype),
-    out: Rows,
+    types: &[(&'static str, Dtype)],
+    width: u32,
     arguments: &impl NoUninit,
 ) -> Vec<LaunchSpec> {
     let vector = if wide { 8 } else { 1 };
     let kernel = Kernel::new("elementwise.cu", entry, THREADS).define("VECTOR", vector);
-    let kernel = kernel.define_type("X_T", out.dtype).define_type(other, dtype);
-    let columns = Extent::Fixed(out.width.div_ceil(TILE_LANES * vector));
+    let kernel = types.iter().fold(kernel, |kernel, (name, dtype)| kernel.define_type(name, *dtype));
+    let columns = Extent::Fixed(width.div_ceil(TILE_LANES * vector));
     let rows = Extent::Each { count, per: TILE_ROWS };
     vec![LaunchSpec::on_grid(kernel, [rows, columns, Extent::Fixed(1)], arguments)]
 }

@@ -14,9 +14,9 @@ fn decode_of_the_4b_is_bound_by_its_weights() {
     assert!((estimate.cost.weight_bytes as f64 / 1e9 - 8.41).abs() < 0.01);
     assert!(estimate.ops.iter().all(|op| op.bound == Bound::Memory));
     assert_eq!((estimate.ops[0].name.as_str(), estimate.ops[0].count), ("linear gate_up", 32));
-    // 128 sequences at 8192 tokens: 8.41 GB of weights, 13.2 GB of states, 34.4 GB of keys and values: 18.66 ms.
+    // 128 sequences at 8192 tokens: 8.41 GB of weights, 13.5 GB of states, 34.4 GB of keys and values: 18.76 ms.
     let estimate = program.estimate(&StepShape::decode(128, 8192), &H100);
-    assert!((estimate.floor_seconds * 1e3 - 18.66).abs() < 0.01, "{}", estimate.floor_seconds);
+    assert!((estimate.floor_seconds * 1e3 - 18.76).abs() < 0.01, "{}", estimate.floor_seconds);
     assert_eq!(estimate.ops[0].name, "attention");
 }
 

@@ -17,7 +17,7 @@ pub struct GdnConv {
     pub state: DevicePtr,
     /// Taps, 1 to 64.
     pub taps: u32,
-    /// `[T, channels]` in the type of `x`, not `x` itself.
+    /// `[T, channels]`, not `x` itself. Where it is f16, what is too large for that becomes its largest number.
     pub out: Rows,
 }
 
@@ -56,6 +56,7 @@ impl GdnConv {
         let launch = |single: bool, threads: u32, rows: u32, parts: u32, count: Count| {
             let kernel = Kernel::new("gdn_conv.cu", "gdn_conv", threads)
                 .define_type("X_T", self.x.dtype)
+                .define_type("OUT_T", self.out.dtype)
                 .define("TAPS", self.taps)
                 .define("ROWS", rows)
                 .define("VECTOR", vector)

@@ -26,7 +26,7 @@ pub struct L2Norm {
 pub struct GatedRmsNorm {
     /// `[T, heads * head_dim]`.
     pub x: Rows,
-    /// `[T, heads * head_dim]` in the type of `x`.
+    /// `[T, heads * head_dim]`.
     pub gate: Rows,
     /// `[head_dim]` f32.
     pub weight: DevicePtr,
@@ -34,7 +34,7 @@ pub struct GatedRmsNorm {
     pub heads: u32,
     /// Added to the mean square.
     pub eps: f32,
-    /// `[T, heads * head_dim]` in the type of `x`; may be `x` or `gate`.
+    /// `[T, heads * head_dim]`; may be `x` or `gate` where it has that type.
     pub out: Rows,
 }
 
@@ -130,6 +130,9 @@ impl GatedRmsNorm {
             padding: 0,
         };
         let vector = vector(&[&self.x, &self.gate, &self.out], self.x.width / self.heads);
-        vec![launch("gated_rms_norm", &self.x, self.heads, vector, target, &arguments)]
+        let mut spec = launch("gated_rms_norm", &self.x, self.heads, vector, target, &arguments);
+        let kernel = spec.kernel.define_type("GATE_T", self.gate.dtype);
+        spec.kernel = kernel.define_type("OUT_T", self.out.dtype);
+        vec![spec]
     }
 }
