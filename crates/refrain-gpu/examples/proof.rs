@@ -36,7 +36,7 @@ fn open(device: &str) -> Result<Arc<dyn Runtime>, DeviceError> {
     let index = || device.split_once(':').map_or(0, |(_, index)| index.parse().expect("a number"));
     Ok(match device.split(':').next() {
         Some("cuda") => CudaRuntime::open(index(), &CudaOptions::default())?,
-        Some("hip") => HipRuntime::open(index(), &HipOptions::default())?,
+        Some("hip") => HipRuntime::open(&HipOptions::default(), index())?,
         _ => SimRuntime::new(SimOptions { memory_bytes: 4 << 30, ..SimOptions::default() }),
     })
 }

@@ -118,7 +118,6 @@ const LATER: &[(&str, &[&str])] = &[
         &["--enable-log-requests", "--no-enable-log-requests", "--disable-log-requests", "--max-log-len"],
     ),
     ("this command is not available yet; there are latency, throughput and serve", &["startup", "table", "sweep"]),
-    ("this command is not available yet; refrain explain says what this machine allows", &["device"]),
 ];
 
 /// What to say instead of an error of clap, if it doesn't know what vLLM has.
@@ -149,13 +148,7 @@ mod tests {
         for (why, names) in LATER {
             for name in *names {
                 assert!(seen.insert(name), "{name} stands here twice");
-                let command = if name.starts_with("--") {
-                    "serve "
-                } else if *name == "device" {
-                    ""
-                } else {
-                    "bench "
-                };
+                let command = if name.starts_with("--") { "serve " } else { "bench " };
                 let refusal = refusal(&format!("refrain {command}{name}")).unwrap();
                 assert!(refusal.contains(&format!("{name}: {why}")) && why.contains("not available yet"), "{refusal}");
                 assert!(!refusal.contains("similar"), "{refusal}");

@@ -168,7 +168,10 @@ impl Report {
             let verdict = if outcome.passes() { "ok   " } else { "WRONG" };
             let time = outcome.seconds.map_or(String::new(), |seconds| format!("  {:9.1} µs", seconds * 1e6));
             let percent = share.map_or(String::new(), |share| format!("  {:5.1} % of the roofline", share * 100.0));
-            self.line(&format!("        {verdict} {title:<60} error {:.1e} of {:.1e}{time}{percent}", outcome.error, outcome.tolerance));
+            self.line(&format!(
+                "        {verdict} {title:<60} error {:.1e} of {:.1e}{time}{percent}",
+                outcome.error, outcome.tolerance
+            ));
             rows.push(json!({
                 "kernel": case.kernel, "case": case.name, "error": outcome.error, "tolerance": outcome.tolerance,
                 "passes": outcome.passes(), "seconds": outcome.seconds, "bytes": outcome.bytes, "flops": outcome.flops,

@@ -110,7 +110,7 @@ pub enum Device {
 pub fn open(choice: DeviceChoice, cpu: CpuOptions, gpu: &GpuSettings) -> Result<(Device, Origin), DeviceError> {
     let found = |runtime: Arc<dyn Runtime>| Device::Gpu(runtime, gpu.clone());
     let cuda = |index| CudaRuntime::open(index, &gpu.cuda()).map(|runtime| found(runtime));
-    let hip = |index| HipRuntime::open(index, &gpu.hip()).map(|runtime| found(runtime));
+    let hip = |index| HipRuntime::open(&gpu.hip(), index).map(|runtime| found(runtime));
     match choice {
         DeviceChoice::Cpu => Ok((Device::Cpu(cpu), Origin::Given)),
         DeviceChoice::Cuda(index) => Ok((cuda(index)?, Origin::Given)),
@@ -174,9 +174,7 @@ impl Device {
         };
         Ok(move |limits: &StepLimits| match (self, &target) {
             (Device::Cpu(options), _) => refrain_cpu::footprint(program, limits, options),
-            (Device::Gpu(..), Some(target)) => {
-                Footprint { held, ..refrain_gpu::footprint(program, limits, target) }
-            }
+            (Device::Gpu(..), Some(target)) => Footprint { held, ..refrain_gpu::footprint(program, limits, target) },
             (Device::Gpu(..), None) => unreachable!("a GPU has a target"),
         })
     }
@@ -197,8 +195,7 @@ impl Device {
             Device::Cpu(options) => Ok(Box::new(CpuBackend::load(program, weights, limits, pools, options)?)),
             Device::Gpu(runtime, settings) => {
                 let options = GpuOptions { kernels: settings.kernels() };
-                let backend =
-                    GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
+                let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
                 tracing::info!("{}", backend.report());
                 Ok(Box::new(backend))
             }
