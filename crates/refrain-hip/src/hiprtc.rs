@@ -89,7 +89,7 @@ impl HiprtcCompiler {
             return Err(format!("{}: hiprtcVersion failed: {}", file.display(), words(&table, code)));
         }
         // The same number stands for several compilers; the version of HIP, which caches are keyed by too, tells them apart.
-        let version = format!("hipRTC {major}.{minor} ({})", file.display());
+        let version = format!("hipRTC {major}.{minor}");
         Ok(HiprtcCompiler { table, version, one_at_a_time: Mutex::new(()) })
     }
 }

@@ -41,7 +41,7 @@ fn clang_compiles_the_whole_dialect_for_every_generation() {
 fn hiprtc_compiles_the_whole_dialect() {
     let Some(library) = debian_hip() else { return };
     let compiler = HiprtcCompiler::load(&HipOptions { library: Some(library), ..HipOptions::default() }).unwrap();
-    assert!(compiler.describe().contains("libamdhip64.so.5"), "{}", compiler.describe());
+    assert!(compiler.describe().starts_with("hipRTC 9.0 -O3"), "{}", compiler.describe());
     check_everything(&compiler, "gfx906", 64);
 }
 

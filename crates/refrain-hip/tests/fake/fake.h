@@ -124,7 +124,7 @@ Fake& fake();
 // Every call begins with this.
 #define ENTER() \
     std::lock_guard<std::recursive_mutex> guard(fake().lock); \
-    if (fake().lost) return LAUNCH_FAILURE
+    if (fake().lost) return fake().numbers["calls_when_lost"]++, LAUNCH_FAILURE
 
 // Runs one block of a kernel.
 int run_block(const Function& function, const u32 block[3], const u32 blocks[3], void* dynamic_shared, const void* arguments);

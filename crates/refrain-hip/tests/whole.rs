@@ -1,0 +1,80 @@
+//! Everything that runs on a GPU, by way of HIP: each kernel against double precision, and a whole model against Hugging
+//! Face transformers. The device is the fake one, so this proves the way to the device, at waves of 64; what gfx906's own
+//! instructions do it can't show.
+
+mod support;
+
+use refrain_device::{Backend, DeviceError, Runtime, Segment, Step};
+use refrain_gpu::check::{Rig, Scale, cases};
+use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions, Target};
+use refrain_program::{BuildOptions, Dtype};
+use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, target_dir};
+use support::fake::Fake;
+
+#[test]
+fn kernels_match_double_precision_by_way_of_hip() {
+    let fake = Fake::new();
+    fake.set("memory", 256 << 20);
+    fake.set("late_arguments", 1);
+    let runtime = fake.open();
+    let target = Target::from(runtime.info());
+    let rig = Rig::new(runtime, 906, false).unwrap();
+    let (mut run, mut failures) = (0, Vec::new());
+    // Of each kernel one case: the simulated GPU runs them all.
+    let mut seen = std::collections::BTreeSet::new();
+    for case in cases(&target, Scale::Ragged) {
+        if !seen.insert(case.kernel) {
+            continue;
+        }
+        run += 1;
+        match (case.run)(&rig) {
+            Ok(outcome) if outcome.passes() => {}
+            Ok(outcome) => failures.push(format!(
+                "{} {}: error {:.2e}, allowed {:.2e}",
+                case.kernel, case.name, outcome.error, outcome.tolerance
+            )),
+            Err(error) => failures.push(format!("{} {}: {error}", case.kernel, case.name)),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(run >= 10, "only {run} kernels");
+}
+
+/// A model on a machine, in f32; `None` when its checkpoint can't be made.
+fn load(fake: &Fake, golden: &Golden) -> Option<(GpuBackend, usize)> {
+    let folder = checkpoint(golden)?;
+    fake.set("memory", 1 << 30);
+    fake.add_rocblas(None);
+    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 };
+    let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
+    let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
+    let options = GpuOptions { kernels };
+    let backend = GpuBackend::load(fake.open(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
+    Some((backend.unwrap(), program.vocab_size))
+}
+
+#[test]
+fn a_model_matches_transformers_by_way_of_hip() {
+    let mut golden = Golden::load("micro-1-f32");
+    golden.prompts.retain(|prompt| prompt.ids.len() <= 65);
+    let fake = Fake::new();
+    let Some((backend, vocab_size)) = load(&fake, &golden) else { return };
+    let mut runner = Runner::new(Box::new(backend), vocab_size);
+    check_all_ways(&golden, &mut runner, Difference::check_f32, Invariance::Gate);
+}
+
+#[test]
+fn a_device_that_is_lost_in_the_middle_of_a_step_ends_it_and_all_after_it() {
+    let fake = Fake::new();
+    let Some((mut backend, _)) = load(&fake, &Golden::load("micro-1-f32")) else { return };
+    let segment = Segment { row: 0, len: 1, position: 0, scan: 0, slot: 0, blocks: 0, num_blocks: 1 };
+    let step =
+        Step { tokens: vec![1], segments: vec![segment], block_table: vec![0], logit_rows: vec![0], ..Step::default() };
+    backend.execute(&step).unwrap();
+    fake.set("lost_after", 5);
+    for _ in 0..2 {
+        let error = backend.execute(&step).map(drop).unwrap_err();
+        assert!(matches!(error, DeviceError::Lost { .. }), "{error}");
+        assert!(error.to_string().contains("hipModuleLaunchKernel of "), "{error}");
+    }
+}
