@@ -23,6 +23,18 @@ const NVIDIA_SHARED: [(u32, u32); 11] = [
     (121, 99),
 ];
 
+/// Multiprocessors or compute units of the cards of an architecture, the one that kernels are tuned for first: some
+/// constants depend on their number. By the vendors' data sheets: A100, A30; A40, RTX 3090, A10; L40S, RTX 4090, L4; H100
+/// SXM and H200, H100 PCIe, H20; MI50 and Z100, MI60; MI100.
+const PROCESSORS: [(&str, &[u32]); 6] = [
+    ("sm_80", &[108, 56]),
+    ("sm_86", &[84, 82, 72]),
+    ("sm_89", &[142, 128, 58]),
+    ("sm_90a", &[132, 114, 78]),
+    ("gfx906", &[60, 64]),
+    ("gfx908", &[120]),
+];
+
 /// Where compilers are.
 #[derive(Clone, Debug, Default)]
 pub struct Compilers {
@@ -80,19 +92,27 @@ fn maker(arch: &str) -> Result<Maker> {
     }
 }
 
-/// What kernels for an architecture are chosen by. The number of processors is left at 1: code does not depend on it.
+/// What kernels for the cards of an architecture are chosen by: for those with as many processors as given, or for the
+/// known ones where none are given, the one that kernels are tuned for first.
 ///
 /// # Errors
-/// When the architecture is not known.
-pub fn target(arch: &str) -> Result<Target> {
-    let arch_name = arch.to_owned();
-    Ok(match maker(arch)? {
+/// When the architecture is not known, or no number is given and none is known.
+pub fn targets(arch: &str, processors: &[u32]) -> Result<Vec<Target>> {
+    let (wave, mma, shared_kib) = match maker(arch)? {
         Maker::Nvidia(capability) => {
             let shared = NVIDIA_SHARED.iter().find(|(known, _)| *known == capability).expect("`maker` looked").1;
-            Target { arch: arch_name, wave: 32, mma: capability >= 80, processors: 1, shared_bytes: shared << 10 }
+            (32, capability >= 80, shared)
         }
-        Maker::Amd => Target { arch: arch_name, wave: 64, mma: false, processors: 1, shared_bytes: 64 << 10 },
-    })
+        Maker::Amd => (64, false, 64),
+    };
+    let known = PROCESSORS.iter().find(|(known, _)| *known == arch).map_or(&[][..], |(_, processors)| processors);
+    let processors = if processors.is_empty() { known } else { processors };
+    if processors.is_empty() {
+        bail!("how many processors the cards of {arch} have is not known here: give it with --processors");
+    }
+    let target =
+        |&processors: &u32| Target { arch: arch.to_owned(), wave, mma, processors, shared_bytes: shared_kib << 10 };
+    Ok(processors.iter().map(target).collect())
 }
 
 /// What every kernel of some compiled code needs, by entry, as its compiler reports it.
@@ -121,15 +141,25 @@ mod tests {
 
     #[test]
     fn targets_are_those_of_the_devices() {
-        let nvidia = target("sm_90a").unwrap();
-        assert_eq!((nvidia.wave, nvidia.mma, nvidia.shared_bytes), (32, true, 232_448));
-        assert_eq!(target("sm_80").unwrap().shared_bytes, 166_912);
-        assert!(!target("sm_75").unwrap().mma);
-        let amd = target("gfx906").unwrap();
-        assert_eq!((amd.wave, amd.mma, amd.shared_bytes, amd.arch.as_str()), (64, false, 65536, "gfx906"));
+        let first = |arch: &str| targets(arch, &[]).unwrap().remove(0);
+        let nvidia = first("sm_90a");
+        assert_eq!((nvidia.wave, nvidia.mma, nvidia.processors, nvidia.shared_bytes), (32, true, 132, 232_448));
+        assert_eq!(first("sm_80").shared_bytes, 166_912);
+        let amd = first("gfx906");
+        assert_eq!((amd.wave, amd.mma, amd.processors, amd.shared_bytes), (64, false, 60, 65536));
+        assert_eq!(amd.arch, "gfx906");
+        let given: Vec<u32> = targets("sm_75", &[40, 72]).unwrap().iter().map(|target| target.processors).collect();
+        assert_eq!(given, [40, 72]);
+        assert!(!targets("sm_75", &[40]).unwrap()[0].mma);
+    }
+
+    #[test]
+    fn what_is_not_known_is_told() {
         for unknown in ["sm_", "sm_42", "sm_90x", "gfx1100", "sim32", ""] {
-            let error = target(unknown).unwrap_err().to_string();
+            let error = targets(unknown, &[1]).unwrap_err().to_string();
             assert!(error.contains("give sm_80, sm_90a, gfx906"), "{error}");
         }
+        let error = targets("sm_75", &[]).unwrap_err().to_string();
+        assert!(error.contains("give it with --processors"), "{error}");
     }
 }

@@ -1,10 +1,11 @@
 //! Packs: every kernel that the supported models need, compiled, in one file for each architecture.
 
-use crate::architectures::{Compilers, target};
+use crate::architectures::Compilers;
 use crate::compile::compile_all;
 use crate::models::Model;
 use crate::variants::variants;
 use anyhow::{Context, Result, bail};
+use refrain_gpu::Target;
 use refrain_gpu::loader::{KernelCache, source_key, write_pack};
 use std::path::{Path, PathBuf};
 
@@ -19,19 +20,20 @@ pub struct Packed {
     pub compiler: String,
 }
 
-/// Compiles all kernels of some models for an architecture into a pack in `folder`.
+/// Compiles all kernels of some models for the cards of one architecture into a pack in `folder`.
 ///
 /// # Errors
 /// When there is no compiler, a kernel does not compile, or the pack can't be written.
 pub fn pack(
     models: &[Model],
-    arch: &str,
+    targets: &[Target],
     folder: &Path,
     compilers: &Compilers,
     cache: Option<&KernelCache>,
     jobs: usize,
 ) -> Result<Packed> {
-    let kernels = variants(models, &target(arch)?)?;
+    let arch = targets.first().context("no target")?.arch.as_str();
+    let kernels = variants(models, targets)?;
     let compiled = compile_all(&kernels, arch, compilers, cache, jobs)?;
     if !compiled.failed.is_empty() {
         let failed: Vec<String> = compiled.failed.iter().map(ToString::to_string).collect();

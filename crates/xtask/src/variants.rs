@@ -1,5 +1,6 @@
 //! Which kernels are compiled: all that programs of the models need, with and without a library of products.
 
+use crate::architectures::targets;
 use crate::models::{Model, of_tests, published};
 use anyhow::{Context, Result};
 use refrain_device::StepLimits;
@@ -11,32 +12,41 @@ use std::collections::BTreeSet;
 const LIMITS: StepLimits =
     StepLimits { max_tokens: 8192, max_segments: 256, max_logit_rows: 256, max_model_len: 32_768 };
 
-/// Element types of weights, activations and cache.
+/// Element types of weights, activations and cache that packs are for.
 const TYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 
-/// The kernels of some models on a target, for weights in either type of 16 bits, and those that measure a device.
+/// The kernels of some models on some targets, in either type of 16 bits, and those that measure a device.
 ///
 /// # Errors
 /// When a model's shape is impossible.
-pub fn variants(models: &[Model], target: &Target) -> Result<Vec<Kernel>> {
+pub fn variants(models: &[Model], targets: &[Target]) -> Result<Vec<Kernel>> {
     let mut kernels: BTreeSet<Kernel> = measure_kernels().into();
-    for model in models {
-        for dtype in TYPES {
-            kernels.extend(of_model(model, dtype, target, &LIMITS)?);
-        }
+    for target in targets {
+        kernels.extend(of_models(models, &TYPES, target)?);
     }
     Ok(kernels.into_iter().collect())
 }
 
-/// The kernels that have a budget: those of the 4B model, which is what the kernels are made for, and of the small
-/// shapes that tests run.
+/// The kernels that have a budget on an architecture: those of the 4B model on the card for which they are tuned, those
+/// of the small shapes that tests run, also in F32, and those that measure a device.
 ///
 /// # Errors
-/// As [`variants`].
-pub fn budgeted(target: &Target) -> Result<Vec<Kernel>> {
-    let mut models: Vec<Model> = published().into_iter().filter(|model| model.name == "4b").collect();
-    models.extend(of_tests());
-    variants(&models, target)
+/// As [`variants`], and when the architecture is not known.
+pub fn budgeted(arch: &str) -> Result<Vec<Kernel>> {
+    let target = &targets(arch, &[])?[0];
+    let large: Vec<Model> = published().into_iter().filter(|model| model.name == "4b").collect();
+    let mut kernels: BTreeSet<Kernel> = measure_kernels().into();
+    kernels.extend(of_models(&large, &TYPES, target)?);
+    kernels.extend(of_models(&of_tests(), &[Dtype::Bf16, Dtype::F16, Dtype::F32], target)?);
+    Ok(kernels.into_iter().collect())
+}
+
+fn of_models(models: &[Model], types: &[Dtype], target: &Target) -> Result<Vec<Kernel>> {
+    let mut kernels = Vec::new();
+    for (model, dtype) in models.iter().flat_map(|model| types.iter().map(move |dtype| (model, *dtype))) {
+        kernels.extend(of_model(model, dtype, target, &LIMITS)?);
+    }
+    Ok(kernels)
 }
 
 fn of_model(model: &Model, dtype: Dtype, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
@@ -51,25 +61,22 @@ fn of_model(model: &Model, dtype: Dtype, target: &Target, limits: &StepLimits) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architectures::target;
 
-    /// Else a pack would serve only those who use the limits and the card that it was made with.
+    /// Else a pack would serve only those who use the limits that it was made with.
     #[test]
-    fn code_depends_neither_on_limits_nor_on_the_number_of_processors() {
+    fn code_does_not_depend_on_limits() {
         let small = StepLimits { max_tokens: 64, max_segments: 1, max_logit_rows: 1, max_model_len: 128 };
         let large = StepLimits { max_tokens: 32_768, max_segments: 1024, max_logit_rows: 1024, max_model_len: 262_144 };
         for model in published() {
-            for arch in ["sm_80", "sm_90a", "gfx906"] {
-                let target = target(arch).unwrap();
-                let many = Target { processors: 144, ..target.clone() };
-                let kernels = |target, limits| {
-                    let kernels = of_model(&model, Dtype::Bf16, target, limits).unwrap();
+            for target in ["sm_80", "sm_90a", "gfx906"].map(|arch| targets(arch, &[]).unwrap().remove(0)) {
+                let kernels = |limits| {
+                    let kernels = of_model(&model, Dtype::Bf16, &target, limits).unwrap();
                     kernels.into_iter().collect::<BTreeSet<_>>()
                 };
-                let packed = kernels(&target, &LIMITS);
-                for (target, limits) in [(&target, &small), (&target, &large), (&many, &LIMITS)] {
-                    let missing: Vec<_> = kernels(target, limits).difference(&packed).cloned().collect();
-                    assert!(missing.is_empty(), "{} on {arch}: {missing:#?}", model.name);
+                let packed = kernels(&LIMITS);
+                for limits in [&small, &large] {
+                    let missing: Vec<_> = kernels(limits).difference(&packed).cloned().collect();
+                    assert!(missing.is_empty(), "{} on {}: {missing:#?}", model.name, target.arch);
                 }
             }
         }
