@@ -1,5 +1,5 @@
 // The norms of Gated DeltaNet, head by head:
-//   l2_norm         out = x * rsqrt(sum(x^2) + eps) * scale
+//   l2_norm         out = x * rsqrt(sum(x^2) + eps), times scale for the first `scaled` heads
 //   gated_rms_norm  out = weight * x * rsqrt(mean(x^2) + eps) * silu(gate)
 //
 // x: [T, heads * HEAD_DIM] X_T, gate the same in GATE_T and out in OUT_T (X_T of l2_norm), with row strides in elements;
@@ -118,7 +118,7 @@ struct L2NormArgs {
     X_T* out;
     u32 x_stride, out_stride, heads;
     f32 scale, eps;
-    u32 padding;
+    u32 scaled;
 };
 
 KX_KERNEL(l2_norm, L2NormArgs, THREADS) {
@@ -135,7 +135,7 @@ KX_KERNEL(l2_norm, L2NormArgs, THREADS) {
     }
     KX_UNROLL
     for (u32 i = 0; i < ROWS; i++) {
-        const f32 factor = kx_rsqrt(sum_of_squares(x[i]) + args.eps) * args.scale;
+        const f32 factor = kx_rsqrt(sum_of_squares(x[i]) + args.eps) * (at.head < args.scaled ? args.scale : 1.0f);
         if (at.head < args.heads && at.row + i < rows) {
             X_T* const out = args.out + (u64)(at.row + i) * args.out_stride + at.head * HEAD_DIM;
             KX_UNROLL

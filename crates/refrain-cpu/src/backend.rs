@@ -279,8 +279,9 @@ impl Run<'_> {
                     let args = RmsNorm { x: r(x), weight: places.floats(weight), eps, out: r(out) };
                     by_rows(pool, rows, x.width, &|range| norm::rms_norm(level, &args, range));
                 }
-                Op::L2Norm { x, heads, scale, eps, out } => {
-                    let args = L2Norm { x: r(x), heads, head_dim: x.width / heads, scale, eps, out: r(out) };
+                Op::L2Norm { x, heads, scaled, scale, eps, out } => {
+                    let head_dim = x.width / heads;
+                    let args = L2Norm { x: r(x), heads, head_dim, scaled, scale, eps, out: r(out) };
                     by_rows(pool, rows, x.width, &|range| norm::l2_norm(level, &args, range));
                 }
                 Op::GatedRmsNorm { x, gate, weight, heads, eps, out } => {

@@ -175,8 +175,9 @@ impl Places<'_> {
                 let (weight, state) = (self.weight(weight), self.state(state));
                 GdnConv { x: r(x), weight, state, taps: kernel as u32, out: r(out) }.launches(target, step)
             }
-            Op::L2Norm { x, heads, scale, eps, out } => {
-                L2Norm { x: r(x), heads: heads as u32, scale, eps, out: r(out) }.launches(target, step)
+            Op::L2Norm { x, heads, scaled, scale, eps, out } => {
+                let (heads, scaled) = (heads as u32, scaled as u32);
+                L2Norm { x: r(x), heads, scaled, scale, eps, out: r(out) }.launches(target, step)
             }
             Op::GdnGates { b, a, a_log, dt_bias, beta, decay } => {
                 let (a_log, dt_bias) = (self.weight(a_log), self.weight(dt_bias));

@@ -109,8 +109,10 @@ impl<'a> Builder<'a> {
 
         let [q, k, v] = split(conv, [key_width, key_width, value_width]);
         let scale = (key_head_dim as f32).powf(-0.5);
-        self.push(Op::L2Norm { x: q, heads: num_key_heads, scale, eps: L2_NORM_EPS, out: q });
-        self.push(Op::L2Norm { x: k, heads: num_key_heads, scale: 1.0, eps: L2_NORM_EPS, out: k });
+        // Queries and keys side by side; only queries are scaled.
+        let both = View { width: q.width + k.width, ..q };
+        let heads = 2 * num_key_heads;
+        self.push(Op::L2Norm { x: both, heads, scaled: num_key_heads, scale, eps: L2_NORM_EPS, out: both });
 
         let a_log = self.vector("a_log", num_value_heads, "linear_attn.A_log");
         let dt_bias = self.vector("dt_bias", num_value_heads, "linear_attn.dt_bias");

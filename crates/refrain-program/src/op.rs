@@ -73,12 +73,14 @@ pub enum Op {
         /// `[T, channels]`.
         out: View,
     },
-    /// `out = x * rsqrt(sum(x^2) + eps) * scale`, head by head.
+    /// `out = x * rsqrt(sum(x^2) + eps)`, head by head, and times `scale` for the first `scaled` heads.
     L2Norm {
         /// `[T, heads * head_dim]`.
         x: View,
         /// Number of heads.
         heads: usize,
+        /// How many of them, from the first, are scaled.
+        scaled: usize,
         /// Factor after the norm.
         scale: f32,
         /// Added to the sum of squares.

@@ -216,7 +216,7 @@ impl Random {
                 let out = self.value(left.width, flag);
                 self.node(Op::SiluMul { gate: left, up: right, out });
             }
-            4 => self.node(Op::L2Norm { x: right, heads: 1, scale: 0.5, eps: 1e-6, out: right }),
+            4 => self.node(Op::L2Norm { x: right, heads: 1, scaled: 1, scale: 0.5, eps: 1e-6, out: right }),
             5 => {
                 let out = self.value(2 * width, flag);
                 let weight = self.weight(WeightKind::Matrix { outputs: width, inputs: x.width });

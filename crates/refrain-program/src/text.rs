@@ -104,7 +104,9 @@ fn parameters(op: &Op) -> Option<String> {
     Some(match op {
         Op::RmsNorm { eps, .. } => format!("eps={eps:?}"),
         Op::GdnConv { kernel, .. } => format!("kernel={kernel}"),
-        Op::L2Norm { heads, scale, eps, .. } => format!("heads={heads} scale={scale:.6} eps={eps:?}"),
+        Op::L2Norm { heads, scaled, scale, eps, .. } => {
+            format!("heads={heads} scaled={scaled} scale={scale:.6} eps={eps:?}")
+        }
         Op::GdnScan { shape, .. } => format!(
             "heads={}:{} dims={}:{}",
             shape.num_key_heads, shape.num_value_heads, shape.key_head_dim, shape.value_head_dim

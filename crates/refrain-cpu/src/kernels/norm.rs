@@ -26,6 +26,8 @@ pub(crate) struct L2Norm {
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// How many heads, from the first, are scaled.
+    pub scaled: usize,
     /// Factor after the norm.
     pub scale: f32,
     /// Added to the sum of squares.
@@ -156,7 +158,8 @@ unsafe fn l2_norm_rows<S: Simd>(args: &L2Norm, rows: Range<usize>) {
                 let x = args.x.row(row).add(head * args.head_dim);
                 let out = args.out.row(row).add(head * args.head_dim);
                 let sum = sum_of_squares::<S>(x, args.head_dim);
-                let factor = S::splat(args.scale / (sum + args.eps).sqrt());
+                let scale = if head < args.scaled { args.scale } else { 1.0 };
+                let factor = S::splat(scale / (sum + args.eps).sqrt());
                 let mut column = 0;
                 while column < args.head_dim {
                     let count = args.head_dim - column;

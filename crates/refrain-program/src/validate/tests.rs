@@ -78,7 +78,7 @@ fn operands_fit() {
             edit!(program, GdnConv { kernel } => *kernel = 5);
         },
     );
-    damaged("(l2_norm): width of x is 256, expected a multiple of its 3 heads", |program| {
+    damaged("(l2_norm): width of x is 512, expected a multiple of its 3 heads", |program| {
         edit!(program, L2Norm { heads } => *heads = 3);
     });
     damaged("(gdn_gates): width of a is 3, expected 4", |program| {

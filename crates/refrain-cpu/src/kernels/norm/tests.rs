@@ -40,13 +40,14 @@ fn l2_norm_is_by_head() {
         let heads = 3;
         let mut x = Matrix::random(4, heads * head_dim, 2.0, &mut random);
         let mut out = Matrix::new(4, heads * head_dim);
-        let args = L2Norm { x: x.view(), heads, head_dim, scale: 0.25, eps: 1e-6, out: out.view() };
+        let args = L2Norm { x: x.view(), heads, head_dim, scaled: 2, scale: 0.25, eps: 1e-6, out: out.view() };
         // SAFETY: the level is available, the rows have `heads * head_dim` floats.
         unsafe { l2_norm(level, &args, 0..4) };
         out.bits();
         for row in 0..4 {
-            for (x, out) in x.row64(row).chunks(head_dim).zip(out.row(row).chunks(head_dim)) {
-                let factor = 0.25 / (mean_square(x) * head_dim as f64 + 1e-6).sqrt();
+            for (head, (x, out)) in x.row64(row).chunks(head_dim).zip(out.row(row).chunks(head_dim)).enumerate() {
+                let scale = if head < 2 { 0.25 } else { 1.0 };
+                let factor = scale / (mean_square(x) * head_dim as f64 + 1e-6).sqrt();
                 let expected: Vec<f64> = x.iter().map(|x| x * factor).collect();
                 assert_close(out, &expected, 1e-6, &format!("{level:?} head size {head_dim}"));
             }

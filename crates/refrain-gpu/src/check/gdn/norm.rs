@@ -74,16 +74,24 @@ fn run_l2(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
     let x = Tensor::with(rig, &values, columns, dtype)?;
     let apart = Tensor::poisoned(rig, rows, Columns::whole(columns.width), dtype)?;
     let out = if place == Place::OverX { &x } else { &apart };
-    let op = L2Norm { x: x.view(), heads: heads as u32, scale: SCALE, eps: EPS, out: out.view() };
+    let op = L2Norm {
+        x: x.view(),
+        heads: heads as u32,
+        scaled: heads.div_ceil(2) as u32,
+        scale: SCALE,
+        eps: EPS,
+        out: out.view(),
+    };
     let (step, limits) = step(&[part(0, rows as u32, 0)]);
     let (_block, pointers, counts) = rig.step(&step, &limits)?;
     let launches = op.launches(&rig.target, &pointers);
     rig.launch(&launches, &counts)?;
 
     let mut want = Vec::with_capacity(values.len());
-    for head in values.chunks_exact(columns.width / heads) {
+    for (index, head) in values.chunks_exact(columns.width / heads).enumerate() {
         let sum: f64 = head.iter().map(|&x| f64::from(x).powi(2)).sum();
-        let factor = f64::from(SCALE) / (sum + f64::from(EPS)).sqrt();
+        let scale = if index % heads < heads.div_ceil(2) { f64::from(SCALE) } else { 1.0 };
+        let factor = scale / (sum + f64::from(EPS)).sqrt();
         want.extend(head.iter().map(|&x| f64::from(x) * factor));
     }
     let outcome = Outcome::compare(&out.read(rig)?, &want, tolerance(dtype));

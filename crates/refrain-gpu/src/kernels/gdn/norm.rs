@@ -6,13 +6,15 @@ use crate::{StepPointers, Target};
 use bytemuck::{NoUninit, Pod, Zeroable};
 use refrain_device::DevicePtr;
 
-/// `out = x * rsqrt(sum(x^2) + eps) * scale`, head by head.
+/// `out = x * rsqrt(sum(x^2) + eps)`, head by head, and times `scale` for the first `scaled` heads.
 #[derive(Clone, Copy, Debug)]
 pub struct L2Norm {
     /// `[T, heads * head_dim]`.
     pub x: Rows,
     /// Number of heads.
     pub heads: u32,
+    /// How many heads, from the first, are scaled.
+    pub scaled: u32,
     /// Factor after the norm.
     pub scale: f32,
     /// Added to the sum of squares.
@@ -49,7 +51,7 @@ struct L2NormArguments {
     heads: u32,
     scale: f32,
     eps: f32,
-    padding: u32,
+    scaled: u32,
 }
 
 #[repr(C)]
@@ -106,7 +108,7 @@ impl L2Norm {
             heads: self.heads,
             scale: self.scale,
             eps: self.eps,
-            padding: 0,
+            scaled: self.scaled,
         };
         let vector = vector(&[&self.x, &self.out], self.x.width / self.heads);
         vec![launch("l2_norm", &self.x, self.heads, vector, target, &arguments)]
