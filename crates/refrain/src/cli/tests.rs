@@ -52,8 +52,7 @@ fn short_forms_of_vllm_are_understood() {
 #[test]
 fn what_is_not_there_yet_says_so() {
     for (flags, word) in [
-        ("--device cuda", "not available yet"),
-        ("--device abacus", "auto or cpu"),
+        ("--device abacus", "must be auto, cpu, cuda"),
         ("--tensor-parallel-size 2", "not available yet"),
         ("--enable-prefix-caching", "not available yet"),
         ("--no-enable-chunked-prefill", "max-num-batched-tokens"),

@@ -100,8 +100,12 @@ impl Report {
     }
 
     fn unusable(&mut self, name: &str, error: &DeviceError) {
-        self.line(&format!("{name:<7} can't be used: {error}"));
-        self.json.push(json!({ "device": name, "problem": error.to_string() }));
+        let why = match error {
+            DeviceError::Unavailable { why, .. } => why.clone(),
+            error => error.to_string(),
+        };
+        self.line(&format!("{name:<7} can't be used: {why}"));
+        self.json.push(json!({ "device": name, "problem": why }));
     }
 
     fn gpu(&mut self, runtime: &Arc<dyn Runtime>, args: &DeviceCommandArgs) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use super::{output_of, refrain, run, text};
 fn mistakes_in_the_command_line_end_with_status_2() {
     for (arguments, word) in [
         (vec!["serve", "--max-model-length", "5"], "--max-model-len"),
-        (vec!["serve", "--device", "cuda"], "not available yet"),
+        (vec!["serve", "--device", "cuda:x"], "number of a device"),
         (vec!["chatt"], "chat"),
         (vec!["serve", "--enable-prefix-caching"], "not available yet"),
     ] {
@@ -39,6 +39,31 @@ fn a_model_that_is_not_there_ends_with_status_1_and_one_message() {
     let message = text(&output.stderr);
     assert!(message.starts_with("error: ") && message.contains("no/such/folder"), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_with_advice() {
+    for (device, library) in [("cuda:99", "cuda"), ("hip:99", "hip")] {
+        let output = run(&["chat", "--device", device, "--prompt", "x"]);
+        assert_eq!(output.status.code(), Some(1));
+        let message = text(&output.stderr);
+        assert!(message.starts_with(&format!("error: no {library} device can be used: ")), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn devices_are_listed_with_what_keeps_them_from_use() {
+    let output = run(&["device", "--no-measure"]);
+    let listed = output_of(&output);
+    for device in ["cpu", "cuda", "hip"] {
+        assert!(listed.lines().any(|line| line.starts_with(device)), "{listed}");
+    }
+    let json =
+        output_of(&run(&["device", "--device", "sim", "--check", "--only", "embed", "--json", "--check-seed", "1"]));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let cases = json[0]["check"]["cases"].as_array().expect("cases");
+    assert!(!cases.is_empty() && cases.iter().all(|case| case["passes"] == true), "{json}");
 }
 
 #[test]
