@@ -2,7 +2,9 @@
 //!
 //! A case draws fresh random inputs, poisons what the kernel must write, runs it, and compares with plain loops in f64.
 
+mod attention;
 mod elementwise;
+mod gdn;
 mod linear;
 mod norm;
 mod operand;
@@ -92,7 +94,7 @@ impl Outcome {
 
 /// All cases for a device.
 pub fn cases(target: &Target, scale: Scale) -> Vec<Case> {
-    let groups = [elementwise::cases, linear::cases, norm::cases];
+    let groups = [attention::cases, elementwise::cases, gdn::cases, linear::cases, norm::cases];
     groups.iter().flat_map(|cases| cases(target, scale)).collect()
 }
 

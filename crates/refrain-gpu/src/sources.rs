@@ -6,11 +6,12 @@ macro_rules! sources {
 
 /// Files that kernels include.
 pub(crate) const HEADERS: &[(&str, &str)] =
-    sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h" "gdn_chunk.h" "kv_cache.h"];
+    sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "gdn_chunk.h" "kv_cache.h"];
 
 /// Files with kernels in them.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "attention_decode.cu"
+    "attention_decode_mma.cu"
     "attention_prefill.cu"
     "attention_prefill_mma.cu"
     "elementwise.cu"

@@ -1,0 +1,43 @@
+//! Cases of attention, and of what prepares queries, keys and values for it.
+
+mod append;
+mod attend;
+mod bits;
+mod model;
+mod rope;
+mod sequences;
+mod wide;
+
+use super::{Case, Scale};
+use crate::Target;
+use refrain_program::{AttentionShape, Dtype};
+
+/// All cases of the group.
+pub(super) fn cases(_target: &Target, scale: Scale) -> Vec<Case> {
+    match scale {
+        Scale::Ragged => {
+            [rope::cases(), append::cases(), attend::cases(), bits::cases()].into_iter().flatten().collect()
+        }
+        Scale::Model => model::cases(),
+    }
+}
+
+/// Heads with the usual factor on the scores.
+fn shape(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttentionShape {
+    AttentionShape { num_heads, num_kv_heads, head_dim, scale: (head_dim as f32).powf(-0.5) }
+}
+
+/// What rounding a result once to its type makes of it (half an ulp at most, a third of an ulp on average), or what
+/// summing in f32 does, with room.
+fn rounding(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 3e-6,
+        Dtype::F16 => 5e-4,
+        Dtype::Bf16 => 4e-3,
+    }
+}
+
+/// The name of a type in those of cases.
+fn name(dtype: Dtype) -> &'static str {
+    crate::dtype_define(dtype)
+}

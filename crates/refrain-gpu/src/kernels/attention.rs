@@ -1,0 +1,87 @@
+//! Causal attention over the paged cache: `kernels/attention_decode.cu` for sequences with one row in the step,
+//! `kernels/attention_prefill.cu` for those with several, and both with `_mma` where tensor cores can be used.
+
+mod decode;
+mod prefill;
+
+use crate::kernel::{Kernel, LaunchSpec, Rows};
+use crate::{StepPointers, Target};
+use decode::DecodePlan;
+use refrain_device::{DevicePtr, StepLimits};
+use refrain_program::{AttentionShape, Dtype};
+
+/// [`refrain_program::Op::Attention`] on its operands. Rows and strides are aligned to 8 elements; see [`unsupported`]
+/// for the shapes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// `[T, heads * head_dim]`.
+    pub q: Rows,
+    /// The cache of the layer (see [`super::kv_append`]), which already holds the step's own keys and values.
+    pub cache: DevicePtr,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Heads.
+    pub shape: AttentionShape,
+    /// [`Attention::workspace_bytes`], aligned to 16. Zero before the first launch, and only used by attention of one
+    /// shape from then on: it holds counters that each launch leaves at zero.
+    pub workspace: DevicePtr,
+    /// `[T, heads * head_dim]`, not `q`.
+    pub out: Rows,
+}
+
+impl Attention {
+    /// Scratch memory for steps within some limits.
+    pub fn workspace_bytes(limits: &StepLimits, shape: &AttentionShape, _dtype: Dtype, target: &Target) -> usize {
+        let plan = DecodePlan::new(shape, target);
+        let units = shape.num_heads / plan.queries as usize;
+        limits.max_segments * units * plan.record_bytes(shape)
+    }
+
+    /// A launch for sequences with several rows in the step, and one for those with one: they write different rows.
+    pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
+        if let Some(why) = unsupported(&self.shape) {
+            panic!("attention: {why}");
+        }
+        vec![self.prefill(target, step), self.decode(target, step)]
+    }
+
+    /// A kernel with the constants that all of them need.
+    fn kernel(&self, source: &'static str, entry: &'static str, threads: u32) -> Kernel {
+        Kernel::new(source, entry, threads)
+            .define_type("X_T", self.q.dtype)
+            .define_type("KV_T", self.dtype)
+            .define("HEADS", self.shape.num_heads)
+            .define("KV_HEADS", self.shape.num_kv_heads)
+            .define("HEAD_DIM", self.shape.head_dim)
+    }
+
+    /// The product of tensor cores for these types, where there is one.
+    fn tensor_core_product(&self, target: &Target) -> Option<&'static str> {
+        match (self.q.dtype, self.dtype) {
+            (Dtype::Bf16, Dtype::Bf16) if target.mma => Some("kx_mma_bf16"),
+            (Dtype::F16, Dtype::F16) if target.mma => Some("kx_mma_f16"),
+            _ => None,
+        }
+    }
+
+    /// The factor on the scores, for powers of two.
+    fn scale(&self) -> f32 {
+        self.shape.scale * std::f32::consts::LOG2_E
+    }
+}
+
+/// Why these kernels can't do attention of a shape; `None` when they can.
+pub fn unsupported(shape: &AttentionShape) -> Option<String> {
+    let head_dim = shape.head_dim;
+    let possible = head_dim > 0 && head_dim <= 256 && head_dim.is_multiple_of(8);
+    (!possible).then(|| format!("head_dim is {head_dim}, the kernels take multiples of 8 up to 256"))
+}
+
+/// Query heads that work together on one key and value head: the largest divisor of the group of at most `most`.
+fn together(shape: &AttentionShape, most: u32) -> u32 {
+    let group = (shape.num_heads / shape.num_kv_heads) as u32;
+    (1..=most.min(group)).rev().find(|queries| group.is_multiple_of(*queries)).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests;
