@@ -16,7 +16,9 @@ struct StepHeader {
     u32 chunks;         // pieces that the chunked scan takes
     u32 scans;          // sequences that have chunks
     u32 recurrent;      // sequences that have tokens for the one-token recurrence
-    u32 reserved[8];
+    u32 sampled;        // S where tokens are chosen, 0 where the logits are wanted
+    u32 adjustments;    // where the first adjustment lies in Step.adjustments: behind what is used of the block table
+    u32 reserved[6];
 };
 
 // One sequence's part of the step.
@@ -47,6 +49,37 @@ struct Scan {
     u32 reserved;
 };
 
+// What is wanted of one logit row; crates/refrain-device/src/sampling.rs says what each field means.
+struct RowSampling {
+    double uniform;      // in [0, 1)
+    f32 temperature;     // 0: the best token, no draw
+    u32 top_k;           // 0: all
+    f32 top_p;
+    f32 min_p;
+    f32 repetition;
+    f32 presence;
+    u32 adjustments;     // its first one, counted from that of the step
+    u32 num_adjustments;
+    u32 flags;           // KX_ROW_*
+    u32 given;           // the token, where KX_ROW_GIVEN
+    u32 top;             // so many best tokens, where KX_ROW_LOGPROBS
+    u32 reserved[3];
+};
+#define KX_ROW_ONLY_ADJUSTED 1
+#define KX_ROW_GIVEN 2
+#define KX_ROW_LOGPROBS 4
+
+// A change of one logit before the choice. Those of a row are ascending by token.
+struct KX_ALIGN(16) Adjustment {
+    u32 token;
+    u32 flags;     // KX_TOKEN_*
+    f32 bias;
+    f32 frequency; // the penalty times the number of times
+};
+#define KX_TOKEN_FORBIDDEN 1
+#define KX_TOKEN_OCCURRED 2
+#define KX_TOKEN_GENERATED 4
+
 // Pointers that the arguments of most kernels begin with.
 struct Step {
     const StepHeader* header;
@@ -60,4 +93,6 @@ struct Step {
     const Piece* chunks;     // of the rows of scans, grouped by segment, in order
     const Scan* scans;
     const Piece* recurrent;  // one for each segment with rows behind `scan`
+    const RowSampling* sampling;   // [S]
+    const Adjustment* adjustments; // from StepHeader.adjustments on
 };

@@ -75,6 +75,14 @@ pub enum Count {
     Scans,
     /// Sequences with tokens for the recurrence.
     Recurrent,
+    /// Logit rows of a step in which tokens are chosen.
+    Sampled,
+    /// The same, if some of them have adjustments.
+    Adjusted,
+    /// The same, if some of them are drawn.
+    Drawn,
+    /// The same, if some of them want log-probabilities.
+    Logprobs,
 }
 
 /// Blocks along one axis of a grid.

@@ -3,7 +3,7 @@
 
 use crate::kernel::Count;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
-use refrain_device::{BLOCK_TOKENS, DevicePtr, Step, StepLimits};
+use refrain_device::{Adjustment, BLOCK_TOKENS, DevicePtr, RowSampling, Step, StepLimits};
 
 /// Tokens of a piece, and of a chunk of the scan.
 pub const PIECE_TOKENS: usize = refrain_device::SCAN_CHUNK;
@@ -34,6 +34,11 @@ pub struct StepPointers {
     pub scans: u64,
     /// Pieces for the recurrence.
     pub recurrent: u64,
+    /// `[S]`, where tokens are chosen.
+    pub sampling: u64,
+    /// Adjustments of all rows. They lie behind what a step uses of the block table, so that the copy of a step stays
+    /// short; this is the address of the table, and the header says how far behind it.
+    pub adjustments: u64,
 }
 
 /// The counts of a step, on which grids depend.
@@ -55,6 +60,14 @@ pub struct StepCounts {
     pub scans: u32,
     /// Sequences with tokens for the recurrence.
     pub recurrent: u32,
+    /// Logit rows, where tokens are chosen.
+    pub sampled: u32,
+    /// The same, where some of them have adjustments.
+    pub adjusted: u32,
+    /// The same, where some of them are drawn.
+    pub drawn: u32,
+    /// The same, where some of them want log-probabilities.
+    pub logprobs: u32,
 }
 
 impl StepCounts {
@@ -70,6 +83,10 @@ impl StepCounts {
             Count::Chunks => self.chunks,
             Count::Scans => self.scans,
             Count::Recurrent => self.recurrent,
+            Count::Sampled => self.sampled,
+            Count::Adjusted => self.adjusted,
+            Count::Drawn => self.drawn,
+            Count::Logprobs => self.logprobs,
         }
     }
 }
@@ -106,6 +123,70 @@ struct Scan {
     reserved: u32,
 }
 
+/// `RowSampling` of `step.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+struct RowSamplingWords {
+    uniform: f64,
+    temperature: f32,
+    top_k: u32,
+    top_p: f32,
+    min_p: f32,
+    repetition: f32,
+    presence: f32,
+    adjustments: u32,
+    num_adjustments: u32,
+    flags: u32,
+    given: u32,
+    top: u32,
+    reserved: [u32; 3],
+}
+
+const ROW_ONLY_ADJUSTED: u32 = 1;
+const ROW_GIVEN: u32 = 2;
+const ROW_LOGPROBS: u32 = 4;
+
+impl From<&RowSampling> for RowSamplingWords {
+    fn from(row: &RowSampling) -> RowSamplingWords {
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        RowSamplingWords {
+            uniform: row.uniform,
+            temperature: row.temperature,
+            top_k: row.top_k,
+            top_p: row.top_p,
+            min_p: row.min_p,
+            repetition: row.repetition,
+            presence: row.presence,
+            adjustments: row.adjustments.start,
+            num_adjustments: row.adjustments.len() as u32,
+            flags: flag(row.only_adjusted, ROW_ONLY_ADJUSTED)
+                | flag(row.given.is_some(), ROW_GIVEN)
+                | flag(row.logprobs.is_some(), ROW_LOGPROBS),
+            given: row.given.unwrap_or(0),
+            top: row.logprobs.unwrap_or(0),
+            reserved: [0; 3],
+        }
+    }
+}
+
+/// `Adjustment` of `step.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+struct AdjustmentWords {
+    token: u32,
+    flags: u32,
+    bias: f32,
+    frequency: f32,
+}
+
+impl From<&Adjustment> for AdjustmentWords {
+    fn from(adjustment: &Adjustment) -> AdjustmentWords {
+        let &Adjustment { token, forbidden, bias, occurred, generated, frequency } = adjustment;
+        let flags = u32::from(forbidden) | u32::from(occurred) << 1 | u32::from(generated) << 2;
+        AdjustmentWords { token, flags, bias, frequency }
+    }
+}
+
 /// Where the parts of the block lie, for steps within some limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepLayout {
@@ -114,14 +195,15 @@ pub struct StepLayout {
     pub bytes: usize,
 }
 
-/// Byte offsets, in the order in which the parts lie. The block table is last, so that the copy of a step ends with
-/// what it uses of it.
+/// Byte offsets, in the order in which the parts lie. The block table is last, and behind what a step uses of it come the
+/// adjustments, so that the copy of a step ends with what it uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Offsets {
     segments: usize,
     scans: usize,
     recurrent: usize,
     logit_rows: usize,
+    sampling: usize,
     pieces: usize,
     chunks: usize,
     tokens: usize,
@@ -150,6 +232,7 @@ impl StepLayout {
             scans: part(segments, size_of::<Scan>()),
             recurrent: part(segments, size_of::<Piece>()),
             logit_rows: part(limits.max_logit_rows, 4),
+            sampling: part(limits.max_logit_rows, size_of::<RowSamplingWords>()),
             pieces: part(pieces, size_of::<Piece>()),
             chunks: part(pieces, size_of::<Piece>()),
             tokens: part(tokens, 4),
@@ -157,7 +240,8 @@ impl StepLayout {
             row_position: part(tokens, 4),
             block_table: part(blocks, 4),
         };
-        StepLayout { offsets, bytes: end }
+        let bytes = end + limits.max_adjustments() * size_of::<AdjustmentWords>();
+        StepLayout { offsets, bytes }
     }
 
     /// The addresses of the parts of a block at `base`.
@@ -176,6 +260,8 @@ impl StepLayout {
             chunks: at(offsets.chunks),
             scans: at(offsets.scans),
             recurrent: at(offsets.recurrent),
+            sampling: at(offsets.sampling),
+            adjustments: at(offsets.block_table),
         }
     }
 
@@ -240,6 +326,14 @@ impl StepLayout {
                 counts.prefill_pieces = counts.pieces;
             }
         }
+        let mut used = offsets.block_table + step.block_table.len() * 4;
+        let mut adjustments = 0;
+        if !step.sampling.is_empty() {
+            used = used.next_multiple_of(size_of::<AdjustmentWords>());
+            adjustments = ((used - offsets.block_table) / size_of::<AdjustmentWords>()) as u32;
+            self.write_sampling(step, &mut writer, &mut counts, used);
+            used += step.adjustments.len() * size_of::<AdjustmentWords>();
+        }
         let header = [
             counts.tokens,
             counts.segments,
@@ -249,9 +343,33 @@ impl StepLayout {
             counts.chunks,
             counts.scans,
             counts.recurrent,
+            counts.sampled,
+            adjustments,
         ];
         writer.put(0, cast_slice(&header));
-        (counts, offsets.block_table + step.block_table.len() * 4)
+        (counts, used)
+    }
+
+    /// Writes what is to be chosen, the adjustments at `offset`.
+    fn write_sampling(&self, step: &Step, writer: &mut Writer<'_>, counts: &mut StepCounts, offset: usize) {
+        counts.sampled = counts.logit_rows;
+        for (index, row) in step.sampling.iter().enumerate() {
+            writer.item(self.offsets.sampling, index as u32, &RowSamplingWords::from(row));
+            if row.given.is_none() {
+                if row.only_adjusted || !row.adjustments.is_empty() {
+                    counts.adjusted = counts.sampled;
+                }
+                if row.temperature > 0.0 {
+                    counts.drawn = counts.sampled;
+                }
+            }
+            if row.logprobs.is_some() {
+                counts.logprobs = counts.sampled;
+            }
+        }
+        for (index, adjustment) in step.adjustments.iter().enumerate() {
+            writer.item(offset, index as u32, &AdjustmentWords::from(adjustment));
+        }
     }
 }
 
