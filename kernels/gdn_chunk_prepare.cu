@@ -20,6 +20,9 @@
 #include "gdn_chunk.h"
 
 #define RATIO (VALUE_HEADS / KEY_HEADS)
+// So many value heads have their gates in shared memory at once.
+#define GATED (RATIO < 8 ? RATIO : 8)
+#define WAVES (THREADS / KX_WAVE)
 // Row stride of the 64 x 64 matrices in shared memory.
 #define PITCH (CHUNK + 4)
 
@@ -54,18 +57,22 @@ KX_DEV_MEMBER u32 Products::column(u32 e) { return e / 4 * 8 + kx_tid() % 4 * 2 
 KX_DEV_MEMBER bool Products::scores(u32) { return kx_tid() >= THREADS / 2; }
 KX_DEV_MEMBER bool Products::exists(u32 e) { return e / 8 <= kx_tid() / 32 % 4; }
 
-// room: [2][CHUNK][KEY_DIM + 8] X_T; the padding keeps the rows of a matrix load in different banks.
-KX_DEV void multiply(Products& products, const X_T* q, const X_T* k, const GdnPrepareArgs& args, u32 len, u8* room) {
+// Starts to load keys and queries. room: [2][CHUNK][KEY_DIM + 8] X_T; the padding keeps the rows of a matrix load in
+// different banks.
+KX_DEV void load(const X_T* q, const X_T* k, const GdnPrepareArgs& args, u32 len, u8* room) {
     X_T* const keys = (X_T*)room;
     X_T* const queries = keys + CHUNK * (KEY_DIM + 8);
     for (u32 i = kx_tid(); i < CHUNK * (KEY_DIM / 8); i += THREADS) {
-        const u32 row = i / (KEY_DIM / 8), column = i % (KEY_DIM / 8) * 8;
-        const bool exists = row < len;
-        const u64 from = exists ? row : 0;
-        kx_copy_async16(keys + row * (KEY_DIM + 8) + column, k + from * args.k_stride + column, exists);
-        kx_copy_async16(queries + row * (KEY_DIM + 8) + column, q + from * args.q_stride + column, exists);
+        const u32 row = i / (KEY_DIM / 8), column = i % (KEY_DIM / 8) * 8, to = row * (KEY_DIM + 8) + column;
+        kx_copy_async16(keys + to, k + (u64)row * args.k_stride + column, row < len);
+        kx_copy_async16(queries + to, q + (u64)row * args.q_stride + column, row < len);
     }
     kx_copy_commit();
+}
+
+KX_DEV void multiply(Products& products, const X_T*, const X_T*, const GdnPrepareArgs&, u32, u8* room) {
+    const X_T* const keys = (const X_T*)room;
+    const X_T* const queries = keys + CHUNK * (KEY_DIM + 8);
     KX_UNROLL
     for (u32 e = 0; e < 32; e++) products.values[e] = 0.0f;
     kx_copy_wait<0>();
@@ -104,6 +111,8 @@ KX_DEV_MEMBER bool Products::exists(u32) { return true; }
 KX_DEV f32 dot4(f32x4 a, f32x4 b, f32 sum) {
     return kx_fma(a.w, b.w, kx_fma(a.z, b.z, kx_fma(a.y, b.y, kx_fma(a.x, b.x, sum))));
 }
+
+KX_DEV void load(const X_T*, const X_T*, const GdnPrepareArgs&, u32, u8*) {}
 
 // room: [2][CHUNK][SLAB_PITCH] f32.
 KX_DEV void multiply(Products& products, const X_T* q, const X_T* k, const GdnPrepareArgs& args, u32 len, u8* room) {
@@ -156,9 +165,10 @@ struct Gates {
     f32 beta[CHUNK];
 };
 
-// Running sums of the log-decays of one value head, by the first wave; 32 of its lanes take two tokens each.
+// The gates of value head `head` with running sums of the log-decays, by one wave; 32 of its lanes take two tokens each.
 KX_DEV void sum_decays(Gates& gates, const GdnPrepareArgs& args, GdnChunk& chunk, u64 row, u32 head, u32 len) {
     const u32 lane = kx_tid() % 32;
+    const bool writes = kx_tid() % KX_WAVE < 32;
     Split own[2];
     KX_UNROLL
     for (u32 i = 0; i < 2; i++) {
@@ -169,7 +179,7 @@ KX_DEV void sum_decays(Gates& gates, const GdnPrepareArgs& args, GdnChunk& chunk
             // e^-200 is 0 in f32; with this bound sums stay finite.
             decay = kx_max(args.decay[(row + token) * args.decay_stride + head], -200.0f) * KX_LOG2E;
         }
-        if (kx_tid() < 32) gates.beta[token] = beta;
+        if (writes) gates.beta[token] = beta;
         const f32 whole = (f32)(i32)decay;
         own[i] = Split{whole, decay - whole};
     }
@@ -190,11 +200,19 @@ KX_DEV void sum_decays(Gates& gates, const GdnPrepareArgs& args, GdnChunk& chunk
     KX_UNROLL
     for (u32 i = 0; i < 2; i++) {
         const u32 token = 2 * lane + i;
-        if (kx_tid() < 32) {
+        if (writes) {
             gates.sums[token] = own[i];
             chunk.since_start[token] = kx_exp2(own[i].whole + own[i].rest);
             chunk.to_end[token] = exp2_of_difference(end, own[i]);
         }
+    }
+}
+
+// The gates of value head `first` of a key head's and of the next GATED - 1, a wave for each.
+KX_DEV void prepare_gates(Gates* gates, const GdnPrepareArgs& args, const Piece& piece, u32 key_head, u32 first) {
+    for (u32 i = kx_tid() / KX_WAVE; i < GATED && first + i < RATIO; i += WAVES) {
+        const u32 head = key_head * RATIO + first + i;
+        sum_decays(gates[i], args, args.chunks[(u64)kx_block_y() * VALUE_HEADS + head], piece.row, head, piece.len);
     }
 }
 
@@ -225,6 +243,7 @@ KX_DEV f32x4 multiply_add(f32 a, f32x4 b, f32x4 sum) {
 // sum over k in [begin, end) of left[k] right[k * pitch .. + 4]; all multiples of 4.
 KX_DEV f32x4 row_times(const f32* left, const f32* right, u32 pitch, u32 begin, u32 end) {
     f32x4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+    KX_UNROLL_BY(2)
     for (u32 k = begin; k < end; k += 4) {
         const f32x4 a = *(const f32x4*)(left + k);
         const f32* const b = right + k * pitch;
@@ -263,7 +282,7 @@ KX_KERNEL(gdn_chunk_prepare, GdnPrepareArgs, THREADS) {
     constexpr u32 MATRICES = 2 * CHUNK * PITCH * 4;
     KX_SHARED KX_ALIGN(16) u8 room[ROOM > MATRICES ? ROOM : MATRICES];
     KX_SHARED KX_ALIGN(16) f32 scratch[32 * 36];
-    KX_SHARED KX_ALIGN(16) Gates gates;
+    KX_SHARED KX_ALIGN(16) Gates all_gates[GATED];
     f32* const triangle = (f32*)room;
     f32* const scores = triangle + CHUNK * PITCH;
     kx_let_next_start();
@@ -272,14 +291,21 @@ KX_KERNEL(gdn_chunk_prepare, GdnPrepareArgs, THREADS) {
     const Piece piece = args.step.chunks[kx_block_y()];
     const u32 key_head = kx_block_x();
 
-    Products products;
-    multiply(products, args.q + (u64)piece.row * args.q_stride + key_head * KEY_DIM,
-             args.k + (u64)piece.row * args.k_stride + key_head * KEY_DIM, args, piece.len, room);
+    const X_T* const q = args.q + (u64)piece.row * args.q_stride + key_head * KEY_DIM;
+    const X_T* const k = args.k + (u64)piece.row * args.k_stride + key_head * KEY_DIM;
 
-    for (u32 head = key_head * RATIO; head < (key_head + 1) * RATIO; head++) {
-        GdnChunk& chunk = args.chunks[(u64)kx_block_y() * VALUE_HEADS + head];
-        if (kx_tid() < KX_WAVE) sum_decays(gates, args, chunk, piece.row, head, piece.len);
-        kx_sync();
+    load(q, k, args, piece.len, room);
+    prepare_gates(all_gates, args, piece, key_head, 0);
+    Products products;
+    multiply(products, q, k, args, piece.len, room);
+
+    for (u32 index = 0; index < RATIO; index++) {
+        if (index > 0 && index % GATED == 0) {
+            prepare_gates(all_gates, args, piece, key_head, index);
+            kx_sync();
+        }
+        const Gates& gates = all_gates[index % GATED];
+        GdnChunk& chunk = args.chunks[(u64)kx_block_y() * VALUE_HEADS + key_head * RATIO + index];
         KX_UNROLL
         for (u32 e = 0; e < 32; e++) {
             if (Products::exists(e)) {
@@ -302,14 +328,15 @@ KX_KERNEL(gdn_chunk_prepare, GdnPrepareArgs, THREADS) {
             const u32 row = unit / (CHUNK / 8), column = unit % (CHUNK / 8) * 8;
             const bool below = column / 16 <= row / 16;
             if (TENSOR_CORES && !below) continue;
-            f32 solve[8], score[8];
+            f32 values[8];
             KX_UNROLL
             for (u32 i = 0; i < 8; i++) {
-                solve[i] = below ? triangle[row * PITCH + column + i] * gates.beta[column + i] : 0.0f;
-                score[i] = below ? scores[row * PITCH + column + i] : 0.0f;
+                values[i] = below ? triangle[row * PITCH + column + i] * gates.beta[column + i] : 0.0f;
             }
-            kx_store8(chunk.solve + row * CHUNK + column, solve);
-            kx_store8(chunk.scores + row * CHUNK + column, score);
+            kx_store8(chunk.solve + row * CHUNK + column, values);
+            KX_UNROLL
+            for (u32 i = 0; i < 8; i++) values[i] = below ? scores[row * PITCH + column + i] : 0.0f;
+            kx_store8(chunk.scores + row * CHUNK + column, values);
         }
         kx_sync();
     }

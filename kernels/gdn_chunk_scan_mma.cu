@@ -30,6 +30,8 @@
 #define KEY_PITCH (KEY_DIM + 8)
 #define CHUNK_PITCH (CHUNK + 8)
 #define VALUE_PITCH (SLICE + 8)
+#define OUT_PITCH (16 + 8)
+// The second waves load.
 #define LOADERS (32 * PAIRS)
 
 static_assert(THREADS == 64 * PAIRS && KX_WAVE == 32, "a pair of waves has 16 value columns");
@@ -53,12 +55,13 @@ struct KX_ALIGN(16) Stage {
     W_T scores[CHUNK * CHUNK_PITCH];
     X_T v[CHUNK * VALUE_PITCH];
     f32 since_start[CHUNK], to_end[CHUNK];
+    Piece piece;
 };
 struct KX_ALIGN(16) Shared {
     Stage stages[STAGES];
     u32x4 state[PAIRS][STEPS][32];      // S as left operands, a register of each lane after another
     u32x4 deltas[PAIRS][CHUNK / 16][32]; // D^T likewise
-    X_T out[PAIRS][CHUNK * 24];          // [token, value] with padding
+    u16 out[PAIRS][CHUNK * OUT_PITCH];   // [token, value] of X_T
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launch gives what the kernel takes");
 
@@ -114,39 +117,53 @@ struct Block {
     u32 head, key, value; // value head, first columns of its keys and of the slice's values
 };
 
-// Starts to load chunk `index` of the scan, by the second waves.
-KX_DEV void load_chunk(const Block& block, u32 index) {
+// Starts to load the rows of a chunk, WIDTH columns of each, zeros behind the last one.
+template <u32 WIDTH> KX_DEV void copy_rows(X_T* to, const X_T* from, u32 stride, u32 len) {
+    constexpr u32 UNITS = WIDTH / 8, PITCH = WIDTH + 8;
+    const u32 loader = kx_tid() - LOADERS;
+    if constexpr (LOADERS % UNITS == 0) {
+        // A thread keeps its column.
+        constexpr u32 STEP = LOADERS / UNITS;
+        const u32 row = loader / UNITS, column = loader % UNITS * 8;
+        from += (u64)row * stride + column, to += row * PITCH + column;
+        KX_UNROLL
+        for (u32 i = 0; i < CHUNK; i += STEP) {
+            kx_copy_async16(to + i * PITCH, from, row + i < len);
+            from += (u64)STEP * stride;
+        }
+    } else {
+        for (u32 i = loader; i < CHUNK * UNITS; i += LOADERS) {
+            const u32 row = i / UNITS, column = i % UNITS * 8;
+            kx_copy_async16(to + row * PITCH + column, from + (u64)row * stride + column, row < len);
+        }
+    }
+}
+
+// Starts to load chunk `index` of the scan, whose piece is `piece`, by the second waves; `piece` becomes the next one's.
+KX_DEV void load_chunk(const Block& block, u32 index, Piece& piece) {
     if (index < block.scan.chunks) {
         const GdnScanArgs& args = block.args;
-        const Piece piece = args.step.chunks[block.scan.first_chunk + index];
-        const GdnChunk& chunk = args.chunks[(u64)(block.scan.first_chunk + index) * VALUE_HEADS + block.head];
+        const u32 at = block.scan.first_chunk + index, loader = kx_tid() - LOADERS;
+        const GdnChunk& chunk = args.chunks[(u64)at * VALUE_HEADS + block.head];
         Stage& stage = block.shared.stages[index % STAGES];
-        const u32 loader = kx_tid() - LOADERS;
-        for (u32 i = loader; i < CHUNK * (KEY_DIM / 8); i += LOADERS) {
-            const u32 row = i / (KEY_DIM / 8), column = i % (KEY_DIM / 8) * 8;
-            const bool exists = row < piece.len;
-            const u64 from = piece.row + (exists ? row : 0), to = row * KEY_PITCH + column;
-            kx_copy_async16(stage.k + to, args.k + from * args.k_stride + block.key + column, exists);
-            kx_copy_async16(stage.q + to, args.q + from * args.q_stride + block.key + column, exists);
-        }
-        for (u32 i = loader; i < CHUNK * (SLICE / 8); i += LOADERS) {
-            const u32 row = i / (SLICE / 8), column = i % (SLICE / 8) * 8;
-            const bool exists = row < piece.len;
-            const u64 from = piece.row + (exists ? row : 0);
-            const X_T* const v = args.v + from * args.v_stride + block.value + column;
-            kx_copy_async16(stage.v + row * VALUE_PITCH + column, v, exists);
-        }
-        for (u32 i = loader; i < CHUNK * (CHUNK / 8); i += LOADERS) {
-            const u32 row = i / (CHUNK / 8), column = i % (CHUNK / 8) * 8;
+        copy_rows<KEY_DIM>(stage.k, args.k + (u64)piece.row * args.k_stride + block.key, args.k_stride, piece.len);
+        copy_rows<KEY_DIM>(stage.q, args.q + (u64)piece.row * args.q_stride + block.key, args.q_stride, piece.len);
+        copy_rows<SLICE>(stage.v, args.v + (u64)piece.row * args.v_stride + block.value, args.v_stride, piece.len);
+        KX_UNROLL
+        for (u32 i = 0; i < CHUNK; i += LOADERS / 8) {
+            const u32 row = i + loader / 8, column = loader % 8 * 8;
             if (column / 16 <= row / 16) {
-                kx_copy_async16(stage.solve + row * CHUNK_PITCH + column, chunk.solve + row * CHUNK + column, true);
-                kx_copy_async16(stage.scores + row * CHUNK_PITCH + column, chunk.scores + row * CHUNK + column, true);
+                const u32 to = row * CHUNK_PITCH + column;
+                kx_copy_async16(stage.solve + to, chunk.solve + row * CHUNK + column, true);
+                kx_copy_async16(stage.scores + to, chunk.scores + row * CHUNK + column, true);
             }
         }
-        for (u32 i = loader; i < CHUNK / 4; i += LOADERS) {
-            kx_copy_async16(stage.since_start + i * 4, chunk.since_start + i * 4, true);
-            kx_copy_async16(stage.to_end + i * 4, chunk.to_end + i * 4, true);
+        if (loader < CHUNK / 4) {
+            kx_copy_async16(stage.since_start + loader * 4, chunk.since_start + loader * 4, true);
+            kx_copy_async16(stage.to_end + loader * 4, chunk.to_end + loader * 4, true);
         }
+        if (loader == 0) stage.piece = piece;
+        if (index + 1 < block.scan.chunks) piece = args.step.chunks[at + 1];
     }
     kx_copy_commit();
 }
@@ -237,28 +254,30 @@ KX_DEV void start_output(f32 sums[8][4], const Shared& shared, const Stage& stag
 }
 
 // The rest of it, P D; out through shared memory, where it is turned round.
-KX_DEV void finish_output(f32 sums[8][4], const Block& block, const Stage& stage, const Piece& piece, u32 lane, u32 own) {
+KX_DEV void finish_output(f32 sums[8][4], const Block& block, const Stage& stage, u32 lane, u32 own) {
     Shared& shared = block.shared;
     u32 deltas[4][4];
     KX_UNROLL
     for (u32 step = 0; step < 4; step++) load_left(deltas[step], shared.deltas[own][step][lane]);
     times_triangle(sums, deltas, stage.scores, lane);
-    X_T* const turned = shared.out[own];
+    u16* const turned = shared.out[own];
     KX_UNROLL
     for (u32 i = 0; i < 8; i++) {
+        u16* const to = turned + (i * 8 + lane % 4 * 2) * OUT_PITCH + lane / 4;
         KX_UNROLL
-        for (u32 j = 0; j < 4; j++) {
-            const u32 token = i * 8 + lane % 4 * 2 + j % 2, value = lane / 4 + j / 2 * 8;
-            kx_store(turned + token * 24 + value, sums[i][j]);
+        for (u32 half = 0; half < 2; half++) {
+            const u32 word = Half<X_T>::pair(sums[i][2 * half], sums[i][2 * half + 1]);
+            to[half * 8] = (u16)word, to[OUT_PITCH + half * 8] = (u16)(word >> 16);
         }
     }
     kx_sync_wave();
+    const Piece piece = stage.piece;
     X_T* const out = block.args.out + (u64)piece.row * block.args.out_stride + block.value + own * 16;
     KX_UNROLL
     for (u32 i = 0; i < 4; i++) {
         const u32 token = i * 16 + lane / 2, value = lane % 2 * 8;
         if (token < piece.len) {
-            *(u32x4*)(out + (u64)token * block.args.out_stride + value) = *(const u32x4*)(turned + token * 24 + value);
+            *(u32x4*)(out + (u64)token * block.args.out_stride + value) = *(const u32x4*)(turned + token * OUT_PITCH + value);
         }
     }
     kx_sync_wave();
@@ -276,6 +295,7 @@ KX_KERNEL(gdn_chunk_scan_mma, GdnScanArgs, THREADS) {
     const Segment segment = args.step.segments[block.scan.segment];
     const u32 lane = kx_tid() % 32, own = kx_tid() / 32 % PAIRS;
     const bool first_wave = kx_tid() < LOADERS;
+    Piece next = args.step.chunks[block.scan.first_chunk]; // the one that is loaded next
 
     // state[i][j] is row lane / 4 + j / 2 * 8 of the pair's, column i * 8 + lane % 4 * 2 + j % 2.
     f32 state[2 * STEPS][4];
@@ -292,8 +312,7 @@ KX_KERNEL(gdn_chunk_scan_mma, GdnScanArgs, THREADS) {
         }
         share_state(shared, state, lane, own);
     } else {
-        for (u32 index = 0; index + 1 < STAGES; index++) load_chunk(block, index);
-        if (STAGES == 1) load_chunk(block, 0);
+        for (u32 index = 0; index < (STAGES > 1 ? STAGES - 1 : 1); index++) load_chunk(block, index, next);
         kx_copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
     }
 
@@ -305,7 +324,7 @@ KX_KERNEL(gdn_chunk_scan_mma, GdnScanArgs, THREADS) {
         if (first_wave) {
             make_deltas(decayed, shared, stage, lane, own);
         } else {
-            if (STAGES > 1) load_chunk(block, index + STAGES - 1);
+            if (STAGES > 1) load_chunk(block, index + STAGES - 1, next);
             start_output(sums, shared, stage, lane, own);
         }
         kx_sync();
@@ -313,13 +332,13 @@ KX_KERNEL(gdn_chunk_scan_mma, GdnScanArgs, THREADS) {
             update_state(state, decayed, stage, lane);
             share_state(shared, state, lane, own);
         } else {
-            finish_output(sums, block, stage, args.step.chunks[block.scan.first_chunk + index], lane, own);
+            finish_output(sums, block, stage, lane, own);
             if (STAGES > 1) kx_copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
         }
         if (STAGES == 1) {
             kx_sync();
             if (!first_wave) {
-                load_chunk(block, index + 1);
+                load_chunk(block, index + 1, next);
                 kx_copy_wait<0>();
             }
         }

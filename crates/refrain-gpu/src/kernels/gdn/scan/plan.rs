@@ -70,7 +70,7 @@ impl ChunkPlan {
         if self.tensor_cores {
             let keys = CHUNK * (self.key_dim + 8) * 2;
             let triangle = CHUNK * (CHUNK + 8) * 2;
-            let stage = 2 * keys + 2 * triangle + CHUNK * (slice + 8) * 2 + 2 * CHUNK * 4;
+            let stage = 2 * keys + 2 * triangle + CHUNK * (slice + 8) * 2 + 2 * CHUNK * 4 + 16;
             let operands = (self.key_dim / 16 + CHUNK / 16) * 32 * 16;
             self.stages * stage + self.pairs * (operands + CHUNK * 24 * 2)
         } else {
