@@ -1,5 +1,7 @@
 //! Cases of the products: `gemv.cu`, `gemv_mma.cu`, `gemm.cu`, `gemm_mma.cu`.
 
+mod bits;
+
 use super::norm::dtype_name;
 use super::operand::{Columns, Operand, some_rows, step_of, tolerance};
 use super::{Buffer, Case, Outcome, Rig, Scale};
@@ -95,6 +97,7 @@ fn ragged() -> Vec<Case> {
         add(rows + 3, [139, 104], BF16, Columns::among, Method::Tiled(rows as u32));
     }
     add(130, [140, 264], LOGITS, Columns::askew, Method::Tiled(130));
+    cases.extend(bits::cases(&[LOGITS, F32, BF16_OF_F32]));
     cases
 }
 

@@ -46,8 +46,8 @@ impl GemvPlan {
         let outputs = linear.out.width;
         if linear.suits_mma(target) && outputs >= MMA_ROWS {
             let (slice, groups, depth) = cut_mma(linear.x.width, outputs);
-            // With ten loads three blocks fit into the registers; up to 18, two.
-            let resident = if depth <= 10 { 3 } else { 2 };
+            // With ten loads and the sums of four groups three blocks fit into the registers; with more of either, two.
+            let resident = if depth <= 10 && groups <= 4 { 3 } else { 2 };
             let fits = |rows: &u32| mma_shared_bytes(*rows, slice, groups, linear) <= target.shared_bytes;
             let rows = [rows.min(8), 4, 2].into_iter().find(fits).unwrap_or(1);
             return GemvPlan::Mma { rows, slice, groups, depth, resident };
@@ -156,6 +156,61 @@ impl Gemv {
                 // More blocks than fit by the promise alone: these kernels need fewer registers than they may have.
                 (kernel.shared(shared), units.div_ceil(THREADS / target.wave), resident * 2)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Count, Rows};
+    use refrain_device::DevicePtr;
+    use refrain_program::Dtype;
+
+    fn target(wave: u32, shared_bytes: u32) -> Target {
+        Target { arch: "any".to_owned(), wave, mma: wave == 32, processors: 132, shared_bytes }
+    }
+
+    fn linear(inputs: u32, outputs: u32, dtype: Dtype) -> Linear {
+        let rows = |width| Rows { base: DevicePtr(4096), stride: width, width, dtype };
+        Linear { count: Count::Tokens, x: rows(inputs), weight: DevicePtr(4096), dtype, out: rows(outputs) }
+    }
+
+    #[test]
+    fn plans_keep_what_kernels_rely_on() {
+        let targets = [target(32, 232_448), target(32, 101_376), target(64, 65_536)];
+        let sizes = (1..=80).chain((88..20_000).step_by(488));
+        for (target, inputs) in targets.iter().flat_map(|target| sizes.clone().map(move |size| (target, size))) {
+            for outputs in [1, 2, 3, 4, 5, 15, 16, 31, 64, 12_352] {
+                for (dtype, rows) in [(Dtype::Bf16, 1), (Dtype::Bf16, 8), (Dtype::F32, 2), (Dtype::F32, 8)] {
+                    let linear = linear(inputs, outputs, dtype);
+                    let plan = GemvPlan::choose(&linear, target, rows);
+                    assert!((1..=rows).contains(&plan.rows()));
+                    match plan {
+                        GemvPlan::Mma { rows, slice, groups, depth, .. } => {
+                            assert!(slice * MMA_COLUMNS * THREADS / 32 >= inputs, "{inputs} inputs: {plan:?}");
+                            assert!(
+                                groups * MMA_ROWS <= outputs && depth > 0 && slice * groups % depth == 0,
+                                "{plan:?}"
+                            );
+                            assert!(mma_shared_bytes(rows, slice, groups, &linear) <= target.shared_bytes, "{plan:?}");
+                        }
+                        GemvPlan::Fma { rows, outputs: unit, depth, staged, .. } => {
+                            assert!(depth > 0 && unit <= outputs, "{plan:?}");
+                            assert!(!staged || fma_shared_bytes(rows, &linear) <= target.shared_bytes, "{plan:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rings_are_deep_and_whole_for_the_sizes_of_models() {
+        for inputs in [1024, 2048, 2560, 3584, 4096, 5120, 6144, 9216, 12_288, 17_408] {
+            let (slice, groups, depth) = cut_mma(inputs, 2560);
+            assert!((8..=18).contains(&depth) && groups <= 4, "{inputs}: {slice} {groups} {depth}");
+            assert!(slice * 512 < inputs + 3 * 512, "{inputs}: {slice}");
         }
     }
 }
