@@ -87,10 +87,12 @@ impl Case {
         let found = decode(output, &download(runtime, stream, &self.memory[2]));
         // Tensor cores cut what they add off instead of rounding it; TF32 in place of f32 would err by more.
         let adding = if self.shape.input == GemmType::F32 { 4e-7 } else { 2e-6 };
+        // Half a unit in the last place of a type with p bits after the point is 2^-(p + 1) of the power of two below the
+        // value, and so up to 2^-(p + 1) of a value just above one: bf16 has 7 such bits, f16 has 10.
         let rounding = match output {
             GemmType::F32 => 0.0,
-            GemmType::Bf16 => 0.0021,
-            GemmType::F16 => 0.0005,
+            GemmType::Bf16 => 2f64.powi(-8),
+            GemmType::F16 => 2f64.powi(-11),
         };
         for row in 0..m {
             for column in 0..out_stride {
