@@ -2,7 +2,7 @@
 //
 //   out = sum_t p_t v_t / sum_t p_t,   p_t = exp(scale q . k_t)
 //
-// q, out: [T, HEADS * HEAD_DIM] X_T; cache: kv_cache.h. The context of a sequence that has one row in the step is cut into
+// q: [T, HEADS * HEAD_DIM] X_T, out: the same in OUT_T; cache: kv_cache.h. The context of a sequence that has one row in the step is cut into
 // at most SPLITS parts, by its length alone, so that a sequence gives the same bits whatever else is in the step. A block
 // works on a part for the QUERIES query heads of one key and value head (a unit), for which keys and values are read once;
 // blocks go round over all parts of the step, so that grids don't depend on lengths. The sums of parts (maximum, sum,
@@ -33,7 +33,7 @@ struct AttentionDecodeArgs {
     Step step;
     const X_T* q;
     const KV_T* cache;
-    X_T* out;
+    OUT_T* out;
     Record* records; // [sequences, UNITS]
     u32 q_stride;
     u32 out_stride;
@@ -87,7 +87,7 @@ KX_DEV void add_scaled(f32x4& sum, f32 factor, f32x4 value) {
 
 KX_DEV void store_out(const AttentionDecodeArgs& args, const Part& part, u32 item, f32x4 value) {
     // The heads of a unit lie side by side, so an item's place in the unit is its place in the row.
-    X_T* to = args.out + (u64)part.row * args.out_stride + part.unit * QUERIES * HEAD_DIM + item * 4;
+    OUT_T* to = args.out + (u64)part.row * args.out_stride + part.unit * QUERIES * HEAD_DIM + item * 4;
     kx_store(to, value.x);
     kx_store(to + 1, value.y);
     kx_store(to + 2, value.z);

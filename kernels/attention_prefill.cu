@@ -1,7 +1,7 @@
 // Causal attention of the sequences that have several rows in the step, for devices without tensor cores and for types
 // that these don't take (attention_prefill_mma.cu has the formula, and is the one to use elsewhere).
 //
-// q, out: [T, HEADS * HEAD_DIM] X_T; cache: kv_cache.h, already with the step's own keys and values. A block takes ROWS
+// q: [T, HEADS * HEAD_DIM] X_T, out: the same in OUT_T; cache: kv_cache.h, already with the step's own keys and values. A block takes ROWS
 // rows of a piece for one head and goes over the keys KEYS at a time with the running softmax. Keys and values come to the
 // same place in shared memory, one after the other. In the products, a thread has four rows: in the first, keys
 // COLUMNS apart; in the second, eights of dimensions COLUMNS apart, whose sums stay in registers. Everything is f32.
@@ -25,7 +25,7 @@ struct AttentionPrefillArgs {
     Step step;
     const X_T* q;
     const KV_T* cache;
-    X_T* out;
+    OUT_T* out;
     u32 q_stride;
     u32 out_stride;
     f32 scale; // times log2(e)

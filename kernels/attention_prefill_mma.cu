@@ -2,7 +2,7 @@
 //
 //   out_i = sum_{t <= i} p_it v_t / sum_{t <= i} p_it,   p_it = exp(scale q_i . k_t)
 //
-// q, out: [T, HEADS * HEAD_DIM] X_T; cache: kv_cache.h, with KV_T = X_T, and already with the step's own keys and values.
+// q: [T, HEADS * HEAD_DIM] X_T, out: the same in OUT_T (X_T or f32); cache: kv_cache.h, with KV_T = X_T, and already with the step's own keys and values.
 // A block takes a piece (at most 64 rows that don't cross a multiple of 64) for QUERIES query heads of one key and value
 // head, and goes over the keys in tiles with the running softmax (FlashAttention-2, arXiv 2307.08691). A warp has 16 rows
 // of one head: scores in fragments of m16n8, which are rounded to X_T and used as they are as the left operand of the
@@ -29,7 +29,7 @@ struct AttentionPrefillArgs {
     Step step;
     const X_T* q;
     const X_T* cache;
-    X_T* out;
+    OUT_T* out;
     u32 q_stride;
     u32 out_stride;
     f32 scale; // times log2(e)
@@ -147,6 +147,9 @@ KX_DEV void add_values(Rows& rows, const f32 weights[KEY_TILE / 8][4], const X_T
     }
 }
 
+KX_DEV void store_pair(f32* to, f32 a, f32 b) { *(f32x2*)to = f32x2{a, b}; }
+KX_DEV void store_pair(X_T* to, f32 a, f32 b) { *(u32*)to = PAIR(a, b); }
+
 KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
     KX_DYNAMIC_SHARED(X_T, queries);
     X_T* stages = queries + ROWS * PITCH;
@@ -163,7 +166,7 @@ KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
 
     const u32 warp = kx_tid() / 32, lane = kx_tid() % 32;
     const u32 first_token = warp % 4 * 16;
-    X_T* own = queries + warp * 16 * PITCH;
+    const X_T* own = queries + warp * 16 * PITCH;
     // The rows that this lane gives to ldmatrix: of queries and values 16 rows by 16 columns, of keys 8 by 32 twice.
     const X_T* own_row = own + lane % 16 * PITCH + lane / 16 * 8;
     const u32 key_row = (lane % 8 + lane / 16 * 8) * PITCH + lane / 8 % 2 * 8;
@@ -211,22 +214,18 @@ KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
         add_values(rows, scores, stage + TILE + value_row);
     }
 
-    // Through this warp's own rows in shared memory, so that whole rows are written.
+    // The four lanes of a row fill whole sectors of memory.
     KX_UNROLL
     for (int half = 0; half < 2; half++) {
         const f32 factor = 1.0f / kx_group_sum<4>(rows.total[half]);
-        u32* to = (u32*)(own + (lane / 4 + half * 8) * PITCH + lane % 4 * 2);
-        KX_UNROLL
-        for (u32 n = 0; n < HEAD_DIM / 8; n++) {
-            to[n * 4] = PAIR(rows.out[n][2 * half] * factor, rows.out[n][2 * half + 1] * factor);
+        const u32 token = first_token + lane / 4 + half * 8;
+        if (token < piece.len) {
+            const u64 row = (u64)(piece.row + token) * args.out_stride;
+            OUT_T* to = args.out + row + (head + warp / 4) * HEAD_DIM + lane % 4 * 2;
+            KX_UNROLL
+            for (u32 n = 0; n < HEAD_DIM / 8; n++) {
+                store_pair(to + n * 8, rows.out[n][2 * half] * factor, rows.out[n][2 * half + 1] * factor);
+            }
         }
-    }
-    kx_sync_wave();
-    KX_UNROLL
-    for (u32 first = 0; first < 16 * HEAD_DIM / 8; first += 32) {
-        const u32 copy = first + lane, token = first_token + copy / (HEAD_DIM / 8), column = copy % (HEAD_DIM / 8) * 8;
-        if (token >= piece.len) continue;
-        const u64 to = (u64)(piece.row + token) * args.out_stride + (head + warp / 4) * HEAD_DIM + column;
-        *(u32x4*)(args.out + to) = *(const u32x4*)(own + copy / (HEAD_DIM / 8) * PITCH + column);
     }
 }

@@ -42,9 +42,19 @@ fn open(device: &str) -> Result<Arc<dyn Runtime>, DeviceError> {
 }
 
 fn runner(runtime: &Arc<dyn Runtime>, folder: &Path, types: impl FnOnce(Dtype) -> BuildOptions) -> Runner {
+    runner_with(runtime, folder, types, true)
+}
+
+/// `library`: whether the vendor's products may be used.
+fn runner_with(
+    runtime: &Arc<dyn Runtime>,
+    folder: &Path,
+    types: impl FnOnce(Dtype) -> BuildOptions,
+    library: bool,
+) -> Runner {
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(folder, 2048, types);
     let kernels = KernelOptions { cache_dir: Some("target/proof-kernels".into()), ..KernelOptions::default() };
-    let options = GpuOptions { kernels };
+    let options = GpuOptions { kernels, library };
     let backend = GpuBackend::load(runtime.clone(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
     let backend = backend.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     println!("kernels: {}", backend.report());
@@ -76,7 +86,7 @@ fn goldens(device: &str, names: &[&str]) -> Result<(), Box<dyn Error>> {
         };
         let golden = Golden::load(&name);
         check("F32", &golden, in_f32, Difference::check_f32);
-        if !name.starts_with("gdn") && !name.ends_with("f16") && name != "odd-1-f32" {
+        if !["gdn-6-f32", "micro-3-f16", "odd-1-f32"].contains(&name.as_str()) {
             let rounded = if name.ends_with("-f32") { Golden::load_rounded(&name) } else { golden };
             check("BF16", &rounded, in_bf16, Difference::check_bf16);
         }
@@ -90,7 +100,8 @@ fn small(device: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let golden = Golden::load(name);
     let folder = checkpoint(&golden).ok_or("no checkpoint")?;
     for types in [in_bf16, in_f32] {
-        let answers = greedy(&mut runner(&runtime, &folder, types), &[0, 1, 2], 4);
+        // Stores of the vendor's library by the bulk copy engine are invisible to initcheck.
+        let answers = greedy(&mut runner_with(&runtime, &folder, types, false), &[0, 1, 2], 4);
         println!("{answers:?}");
     }
     Ok(())

@@ -28,7 +28,7 @@ fn check(
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
     // Tests of one run share what they compile.
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
-    let options = GpuOptions { kernels };
+    let options = GpuOptions { kernels, ..GpuOptions::default() };
     match GpuBackend::load(Arc::clone(&runtime) as _, &program, &checkpoint, limits, pools, &options, &|_, _| {}) {
         Ok(backend) => {
             let mut runner = Runner::new(Box::new(backend), program.vocab_size);

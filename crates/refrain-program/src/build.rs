@@ -162,10 +162,14 @@ impl<'a> Builder<'a> {
         self.qk_norm_rope(k, num_kv_heads, "k_norm", k);
         let state = self.state("kv", StateKind::KvCache { kv_heads: num_kv_heads, head_dim }, self.options.kv_cache);
         self.push(Op::KvAppend { k, v, state, shape });
-        let out = self.tensor("attn", Rows::Tokens, query_width);
+        // The gate, where there is one, takes the result before it is rounded.
+        let dtype = if output_gate { Dtype::F32 } else { self.options.activations };
+        let mut out = self.tensor_of("attn", Rows::Tokens, query_width, dtype);
         self.push(Op::Attention { q: query, state, shape, out });
         if output_gate {
-            self.push(Op::SigmoidGate { x: out, gate, out });
+            let gated = self.tensor("attn_gated", Rows::Tokens, query_width);
+            self.push(Op::SigmoidGate { x: out, gate, out: gated });
+            out = gated;
         }
         self.linear(out, "o_proj", "self_attn.o_proj.weight", mixed);
     }

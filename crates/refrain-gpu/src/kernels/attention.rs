@@ -25,7 +25,7 @@ pub struct Attention {
     /// [`Attention::workspace_bytes`], aligned to 16. Zero before the first launch, and only used by attention of one
     /// shape from then on: it holds counters that each launch leaves at zero.
     pub workspace: DevicePtr,
-    /// `[T, heads * head_dim]`, not `q`.
+    /// `[T, heads * head_dim]` in the type of `q` or f32; not `q`.
     pub out: Rows,
 }
 
@@ -50,6 +50,7 @@ impl Attention {
         Kernel::new(source, entry, threads)
             .define_type("X_T", self.q.dtype)
             .define_type("KV_T", self.dtype)
+            .define_type("OUT_T", self.out.dtype)
             .define("HEADS", self.shape.num_heads)
             .define("KV_HEADS", self.shape.num_kv_heads)
             .define("HEAD_DIM", self.shape.head_dim)

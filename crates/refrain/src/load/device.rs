@@ -194,7 +194,7 @@ impl Device {
         match self {
             Device::Cpu(options) => Ok(Box::new(CpuBackend::load(program, weights, limits, pools, options)?)),
             Device::Gpu(runtime, settings) => {
-                let options = GpuOptions { kernels: settings.kernels() };
+                let options = GpuOptions { kernels: settings.kernels(), ..GpuOptions::default() };
                 let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
                 tracing::info!("{}", backend.report());
                 Ok(Box::new(backend))
