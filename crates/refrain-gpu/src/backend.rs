@@ -15,10 +15,19 @@ use refrain_program::{Program, WeightSource};
 use std::sync::Arc;
 
 /// How the backend is loaded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GpuOptions {
     /// Where kernels come from.
     pub kernels: KernelOptions,
+    /// Whether products of many rows may go to the vendor's library, where there is one.
+    pub library: bool,
+}
+
+impl Default for GpuOptions {
+    /// With the library, and kernels from the compiler only.
+    fn default() -> GpuOptions {
+        GpuOptions { kernels: KernelOptions::default(), library: true }
+    }
 }
 
 /// A program with its weights on a GPU.
@@ -77,7 +86,7 @@ impl GpuBackend {
         let layout = Layout::new(program, &limits, &pools, &target);
         let memory = DeviceMemory::new(&runtime, layout.bytes, "weights, activations and state pools")?;
         let base = memory.base();
-        let gemm = runtime.gemm().is_some();
+        let gemm = options.library && runtime.gemm().is_some();
         let places = Places { program, layout: &layout, base, target: &target, gemm };
         let lowered = places.lower();
         let kernels = Kernels::with(runtime.clone(), options.kernels.clone());
