@@ -2,7 +2,9 @@
 
 use crate::{Extent, Kernel, Kernels, LaunchSpec};
 use bytemuck::{Pod, Zeroable};
-use refrain_device::{DeviceError, DeviceMemory, Event, GemmOperands, GemmShape, GemmType, Launch, Runtime, Stream};
+use refrain_device::{
+    DeviceError, DeviceMemory, Event, FunctionId, GemmOperands, GemmShape, GemmType, Launch, Runtime, Stream,
+};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,7 +65,8 @@ pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, Dev
     let arguments = ReadArgs { from: base.0, out: base.offset(bytes - 256).0, count: count as u64 };
     let [read, nothing] = measure_kernels();
     let read = LaunchSpec::new(read, Extent::Fixed(runtime.info().processors * 8), &arguments);
-    let read_seconds = bench.median(3, || bench.launch(&read))?;
+    let function = bench.kernels.get(&read.kernel)?.function;
+    let read_seconds = bench.median(3, || bench.launch(&read, function))?;
 
     let half = bytes / 2;
     // SAFETY: both halves are in the range.
@@ -71,10 +74,11 @@ pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, Dev
     let copy_seconds = bench.median(3, copy)?;
 
     let nothing = LaunchSpec::new(nothing, Extent::Fixed(1), &NothingArgs { unused: 0 });
-    let kernel_seconds = bench.median(LAUNCHES, || bench.launch(&nothing))?;
+    let function = bench.kernels.get(&nothing.kernel)?.function;
+    let kernel_seconds = bench.median(LAUNCHES, || bench.launch(&nothing, function))?;
     let begin = Instant::now();
     for _ in 0..LAUNCHES {
-        bench.launch(&nothing)?;
+        bench.launch(&nothing, function)?;
     }
     let launch_seconds = begin.elapsed().as_secs_f64() / LAUNCHES as f64;
     bench.stream.synchronize()?;
@@ -125,13 +129,13 @@ impl Bench {
         self.stream.synchronize()
     }
 
-    fn launch(&self, spec: &LaunchSpec) -> Result<(), DeviceError> {
+    fn launch(&self, spec: &LaunchSpec, function: FunctionId) -> Result<(), DeviceError> {
         let grid = spec.grid.map(|extent| match extent {
             Extent::Fixed(blocks) => blocks,
             Extent::Each { .. } => unreachable!("nothing here depends on a step"),
         });
         let launch = Launch {
-            function: self.kernels.get(&spec.kernel)?.function,
+            function,
             name: spec.kernel.entry,
             grid,
             threads: spec.kernel.threads,
