@@ -87,3 +87,25 @@ fn halves_are_rounded_to_the_nearest_even() {
         assert!(value.is_nan() || to(value) == bits, "{bits:#06x}");
     }
 }
+
+#[test]
+fn pairs_are_rounded_as_single_values_are() {
+    let library = arithmetic();
+    let bf16_pair: Symbol<extern "C" fn(f32, f32) -> u32> = function(&library, "hip_bf16_pair");
+    let f16_pair: Symbol<extern "C" fn(f32, f32) -> u32> = function(&library, "hip_f16_pair");
+    for step in 0..1_000_000_u32 {
+        let value = f32::from_bits(step.wrapping_mul(2_654_435_761));
+        let (low, high) = (value, -value * 1.37);
+        let both = |low: u16, high: u16| u32::from(high) << 16 | u32::from(low);
+        let expected = both(half::bf16::from_f32(low).to_bits(), half::bf16::from_f32(high).to_bits());
+        assert_eq!(bf16_pair(low, high), expected, "{low} {high}");
+        let finite = |value: f32| {
+            let bits = half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_bits();
+            // Which NaN does not matter.
+            if value.is_nan() { 0x7e00 } else { bits }
+        };
+        let got = f16_pair(low, high);
+        let same = |got: u32, value: f32| value.is_nan() && got & 0x7c00 == 0x7c00 || got as u16 == finite(value);
+        assert!(same(got & 0xffff, low) && same(got >> 16, high), "{low} {high}: {got:#010x}");
+    }
+}
