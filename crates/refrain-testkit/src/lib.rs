@@ -32,11 +32,16 @@ pub fn workspace_root() -> PathBuf {
 }
 
 /// The build's target folder, found from where the running program lies: a test at `target/debug/deps/test-...`, or
-/// `target/debug/xtask`. The profile's folder is the one with cargo's fingerprints.
+/// `target/debug/xtask`. The profile's folder is the one with cargo's fingerprints; a program that was taken to another
+/// machine has none near it, and lies as an example or a test does, two folders below the target folder.
 pub fn target_dir() -> PathBuf {
-    let program = std::env::current_exe().expect("a running program has a path");
+    target_dir_of(&std::env::current_exe().expect("a running program has a path"))
+}
+
+fn target_dir_of(program: &Path) -> PathBuf {
     let profile = program.ancestors().find(|folder| folder.join(".fingerprint").is_dir());
-    profile.and_then(Path::parent).expect("a program that cargo has built").to_owned()
+    let target = profile.and_then(Path::parent).or_else(|| program.ancestors().nth(3));
+    target.unwrap_or_else(|| panic!("{} lies less than three folders deep", program.display())).to_owned()
 }
 
 /// Says past the capture of test output that a test was skipped and why; where `CI` is set nothing may be skipped, so
@@ -65,6 +70,17 @@ pub(crate) fn locked<T>(name: &str, body: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_target_folder_is_found_with_and_without_fingerprints() {
+        let carried = Path::new("/nowhere/target/profile/examples/proof");
+        assert_eq!(target_dir_of(carried), Path::new("/nowhere/target"));
+        let folder = target_dir().join("testkit-target-dir");
+        std::fs::create_dir_all(folder.join("debug/.fingerprint")).unwrap();
+        for program in ["debug/xtask", "debug/deps/test", "debug/examples/deeper/proof"] {
+            assert_eq!(target_dir_of(&folder.join(program)), folder);
+        }
+    }
 
     #[test]
     fn skipping_says_why() {
