@@ -32,6 +32,7 @@ typedef float f32;
 
 // Each of the three headers defines:
 //   KX_WAVE, KX_MMA (1 where kx_mma_* and kx_ldmatrix_* exist), KX_DEV, KX_SHARED, KX_ALIGN(n), KX_UNROLL,
+//   KX_UNROLL_BY(n): at most so many turns of the next loop in a row, so that their loads find registers
 //   KX_KERNEL(name, Args, threads): the entry point, its argument is `args`. KX_RESIDENT, where a kernel has defined it,
 //   is how many blocks a processor shall hold at once: they share its registers, and the compiler may use all of them
 //   KX_DYNAMIC_SHARED(type, name): `type* name` is the dynamic shared memory of the launch, 16-byte aligned

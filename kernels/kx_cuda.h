@@ -7,6 +7,8 @@
 #define KX_SHARED __shared__
 #define KX_ALIGN(n) __align__(n)
 #define KX_UNROLL _Pragma("unroll")
+#define KX_PRAGMA(text) _Pragma(#text)
+#define KX_UNROLL_BY(n) KX_PRAGMA(unroll n)
 // Unless it is told how many blocks are wanted at once, ptxas takes the next smaller number of registers with which one
 // more fits, and spills for it.
 #ifdef KX_RESIDENT

@@ -13,10 +13,13 @@
 // must not conclude what is in it from what this file stores.
 #define KX_SHARED static __attribute__((section("kx_shared"), used))
 #define KX_ALIGN(n) __attribute__((aligned(n)))
+#define KX_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define KX_UNROLL _Pragma("unroll")
+#define KX_UNROLL_BY(n) KX_PRAGMA(unroll n)
 #else
 #define KX_UNROLL _Pragma("GCC unroll 128")
+#define KX_UNROLL_BY(n) KX_PRAGMA(GCC unroll n)
 #endif
 
 // Both structs are mirrored in crates/refrain-sim/src/abi.rs; KX_SIM_VERSION counts their changes.
