@@ -49,7 +49,7 @@ fn some_cases_in_shuffled_orders() {
 
 #[test]
 fn tensor_cores_with_little_shared_memory() {
-    for (shared_bytes, name) in [(40_000, "Bf16, in pieces"), (80_000, "Bf16, mixed")] {
+    for (shared_bytes, name) in [(40_000, "F16, in pieces"), (80_000, "F16, mixed")] {
         let options = SimOptions { order: Order::Reverse, ..SimOptions::default() };
         run(options, shared_bytes, |_, case| case.name == name);
     }

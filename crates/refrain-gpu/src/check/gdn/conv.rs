@@ -10,6 +10,9 @@ use refrain_program::Dtype;
 #[derive(Clone, Debug)]
 struct Operands {
     dtype: Dtype,
+    out_dtype: Dtype,
+    /// Deviation of the inputs.
+    strength: f32,
     taps: usize,
     x: Columns,
     out: Columns,
@@ -22,7 +25,9 @@ pub(super) fn cases(scale: Scale) -> Vec<Case> {
         Scale::Model => [(vec![part(0, 8192, 0)], "T 8192"), (vec![part(1000, 1, 0)], "T 1"), (decode(64), "T 64")]
             .map(|(parts, name)| {
                 let (x, out) = (Columns { first: 0, width: 8192, stride: 12352 }, Columns::whole(8192));
-                (format!("bf16, {name}"), Operands { dtype: Dtype::Bf16, taps: 4, x, out, parts })
+                let (dtype, out_dtype) = (Dtype::F32, Dtype::F16);
+                let operands = Operands { dtype, out_dtype, strength: 1.0, taps: 4, x, out, parts };
+                (format!("F32 to F16, {name}"), operands)
             })
             .into(),
     };
@@ -48,39 +53,47 @@ fn ragged() -> Vec<(String, Operands)> {
     ];
     let aligned = (Columns { first: 16, width: 72, stride: 112 }, Columns::whole(72));
     let unaligned = (Columns { first: 3, width: 37, stride: 45 }, Columns { first: 1, width: 37, stride: 39 });
+    let operands = |dtype, out_dtype, taps, (x, out)| Operands {
+        dtype,
+        out_dtype,
+        strength: 1.0,
+        taps,
+        x,
+        out,
+        parts: parts.clone(),
+    };
     let mut all = vec![];
     for dtype in DTYPES {
-        for (x, out) in [aligned, unaligned] {
-            all.push(Operands { dtype, taps: 4, x, out, parts: parts.clone() });
-        }
+        all.push(operands(dtype, dtype, 4, aligned));
+        all.push(operands(dtype, dtype, 4, unaligned));
     }
-    for (dtype, taps, (x, out)) in [
-        (Dtype::Bf16, 2, aligned),
-        (Dtype::F32, 8, aligned),
-        (Dtype::F32, 1, unaligned),
-        (Dtype::F16, 17, aligned),
-        (Dtype::F32, 40, unaligned),
-    ] {
-        all.push(Operands { dtype, taps, x, out, parts: parts.clone() });
-    }
-    let name =
-        |operands: &Operands| format!("{:?}, {} channels, {} taps", operands.dtype, operands.x.width, operands.taps);
+    all.push(operands(Dtype::Bf16, Dtype::Bf16, 2, aligned));
+    all.push(operands(Dtype::F32, Dtype::F32, 8, aligned));
+    all.push(operands(Dtype::F32, Dtype::F32, 1, unaligned));
+    all.push(operands(Dtype::F16, Dtype::F16, 17, aligned));
+    all.push(operands(Dtype::F32, Dtype::F32, 40, unaligned));
+    // F16 ends at 65504.
+    all.push(Operands { strength: 1e5, ..operands(Dtype::F32, Dtype::F16, 4, aligned) });
+    let name = |operands: &Operands| {
+        let Operands { dtype, out_dtype, strength, taps, x, .. } = operands;
+        format!("{dtype:?} times {strength} to {out_dtype:?}, {} channels, {taps} taps", x.width)
+    };
     all.into_iter().map(|operands| (name(&operands), operands)).collect()
 }
 
 fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
-    let &Operands { dtype, taps, x: columns, out, ref parts } = operands;
+    let &Operands { dtype, out_dtype, strength, taps, x: columns, out, ref parts } = operands;
     let (channels, rows, kept) = (columns.width, tokens(parts), taps - 1);
-    let x = rig.random(rows * channels, 1.0, dtype);
+    let x = rig.random(rows * channels, strength, dtype);
     let weight = rig.random(taps * channels, 0.5, Dtype::F32);
-    let mut state = rig.random(slots(parts) * kept * channels, 1.0, dtype);
+    let mut state = rig.random(slots(parts) * kept * channels, strength, dtype);
     for part in parts.iter().filter(|part| part.position == 0) {
         // What is left of another sequence must not be read.
         state[part.slot as usize * kept * channels..][..kept * channels].fill(f32::NAN);
     }
 
     let input = Tensor::with(rig, &x, columns, dtype)?;
-    let result = Tensor::poisoned(rig, rows, out, dtype)?;
+    let result = Tensor::poisoned(rig, rows, out, out_dtype)?;
     let weights = rig.upload(&weight)?;
     // At least one element, for one tap has no state.
     let pool = rig.upload_as(&[state.as_slice(), &[0.0]].concat(), dtype)?;
@@ -110,7 +123,8 @@ fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
                     f64::from(weight[tap * channels + channel]) * f64::from(history[(token + tap) * channels + channel])
                 };
                 let sum: f64 = (0..taps).map(tap).sum();
-                want.push(sum / (1.0 + (-sum).exp()));
+                let silu = sum / (1.0 + (-sum).exp());
+                want.push(if out_dtype == Dtype::F16 { silu.min(65504.0) } else { silu });
             }
         }
         state[slot..][..kept * channels].copy_from_slice(&history[len * channels..]);
@@ -118,9 +132,11 @@ fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
     }
     let want_state: Vec<f64> = state.iter().map(|&value| f64::from(value)).collect();
     let elements = (rows * channels) as u64;
-    let bytes = dtype.bytes() as u64 * (2 * elements + (2 * parts.len() * kept * channels) as u64);
+    let states = (2 * parts.len() * kept * channels) as u64;
+    let bytes = (dtype.bytes() as u64 * (elements + states)) + out_dtype.bytes() as u64 * elements;
     let bytes = bytes + (taps * channels * 4) as u64;
     // The state is copied, bit for bit.
-    let outcome = Outcome::compare(&got, &want, tolerance(dtype)).and(Outcome::compare(&got_state, &want_state, 1e-9));
+    let outcome =
+        Outcome::compare(&got, &want, tolerance(out_dtype)).and(Outcome::compare(&got_state, &want_state, 1e-9));
     Ok(outcome.timed(bytes, 2 * taps as u64 * elements, rig.time(&launches, &counts)?))
 }

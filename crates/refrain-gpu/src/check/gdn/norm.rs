@@ -21,6 +21,9 @@ enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Operands {
     dtype: Dtype,
+    /// Of the gate, and of the result of the gated norm where it lies apart.
+    gate_dtype: Dtype,
+    out_dtype: Dtype,
     rows: usize,
     heads: usize,
     x: Columns,
@@ -35,13 +38,16 @@ pub(super) fn cases(scale: Scale) -> Vec<Case> {
             for dtype in DTYPES {
                 // Vectors and single elements, idle lanes, several elements of a lane, more heads than a block takes.
                 let shapes = [(5, 128), (2, 37), (3, 40), (1, 256), (18, 16)];
-                let shapes = if dtype == Dtype::Bf16 { &shapes[..] } else { &shapes[..2] };
+                let shapes = if dtype == Dtype::F16 { &shapes[..] } else { &shapes[..2] };
+                // As in programs: values of the scan, gates of a projection, and what the next projection takes.
+                let (gate_dtype, out_dtype) =
+                    if dtype == Dtype::F16 { (Dtype::F32, Dtype::Bf16) } else { (dtype, dtype) };
                 for &(heads, head_dim) in shapes {
                     for (rows, place) in [(1, Place::Apart), (7, Place::OverX), (3, Place::OverGate)] {
                         let width = heads * head_dim;
                         let x = Columns { first: 8, width, stride: width + 16 };
                         let gate = Columns { first: 0, width, stride: width + 24 };
-                        let operands = Operands { dtype, rows, heads, x, gate, place };
+                        let operands = Operands { dtype, gate_dtype, out_dtype, rows, heads, x, gate, place };
                         let l2 = Operands { place: if rows == 3 { Place::Apart } else { place }, ..operands };
                         all.push((format!("{dtype:?}, T {rows}, {heads} heads of {head_dim}"), l2, operands));
                     }
@@ -50,12 +56,13 @@ pub(super) fn cases(scale: Scale) -> Vec<Case> {
         }
         Scale::Model => {
             for rows in [1, 64, 8192] {
-                let dtype = Dtype::Bf16;
-                let x = Columns { first: 0, width: 2048, stride: 8192 };
-                let l2 = Operands { dtype, rows, heads: 16, x, gate: x, place: Place::OverX };
+                let (dtype, gate_dtype, out_dtype) = (Dtype::F16, Dtype::F32, Dtype::Bf16);
                 let (x, gate) = (Columns::whole(4096), Columns { first: 8192, width: 4096, stride: 12352 });
-                let gated = Operands { dtype, rows, heads: 32, x, gate, place: Place::OverX };
-                all.push((format!("bf16, T {rows}"), l2, gated));
+                let place = Place::Apart;
+                let gated = Operands { dtype, gate_dtype, out_dtype, rows, heads: 32, x, gate, place };
+                let x = Columns { first: 0, width: 4096, stride: 8192 };
+                let l2 = Operands { place: Place::OverX, x, ..gated };
+                all.push((format!("F16, T {rows}"), l2, gated));
             }
         }
     }
@@ -100,15 +107,15 @@ fn run_l2(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
 }
 
 fn run_gated(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
-    let &Operands { dtype, rows, heads, x: columns, gate: gate_columns, place } = operands;
+    let &Operands { dtype, gate_dtype, out_dtype, rows, heads, x: columns, gate: gate_columns, place } = operands;
     let (width, head_dim) = (columns.width, columns.width / heads);
     let values = rig.random(rows * width, 2.0, dtype);
-    let gates = rig.random(rows * width, 2.0, dtype);
+    let gates = rig.random(rows * width, 2.0, gate_dtype);
     let weights = rig.random(head_dim, 1.0, Dtype::F32);
     let x = Tensor::with(rig, &values, columns, dtype)?;
-    let gate = Tensor::with(rig, &gates, gate_columns, dtype)?;
+    let gate = Tensor::with(rig, &gates, gate_columns, gate_dtype)?;
     let weight = rig.upload(&weights)?;
-    let apart = Tensor::poisoned(rig, rows, Columns::whole(width), dtype)?;
+    let apart = Tensor::poisoned(rig, rows, Columns::whole(width), out_dtype)?;
     let out = match place {
         Place::Apart => &apart,
         Place::OverX => &x,
@@ -136,7 +143,7 @@ fn run_gated(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
             want.push(f64::from(weight) * f64::from(x) * factor * gate / (1.0 + (-gate).exp()));
         }
     }
-    let outcome = Outcome::compare(&out.read(rig)?, &want, tolerance(dtype));
-    let bytes = (3 * values.len() * dtype.bytes()) as u64;
+    let outcome = Outcome::compare(&out.read(rig)?, &want, tolerance(out.view().dtype));
+    let bytes = (values.len() * (dtype.bytes() + gate_dtype.bytes() + out.view().dtype.bytes())) as u64;
     Ok(outcome.timed(bytes, 8 * values.len() as u64, rig.time(&launches, &counts)?))
 }

@@ -47,8 +47,8 @@ fn ragged() -> Vec<Case> {
         let shapes = [small, shape(1, 3, 24, 40), shape(2, 1, 128, 64), shape(1, 2, 7, 5), shape(1, 1, 48, 48)];
         let shapes = match dtype {
             Dtype::F32 => &shapes[..4],
-            Dtype::Bf16 => &shapes[..],
-            Dtype::F16 => &shapes[..2],
+            Dtype::Bf16 => &shapes[..2],
+            Dtype::F16 => &shapes[..],
         };
         for &shape in shapes {
             let GdnShape { num_key_heads, num_value_heads, key_head_dim, value_head_dim } = shape;

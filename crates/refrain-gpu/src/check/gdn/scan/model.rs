@@ -6,7 +6,7 @@ use refrain_device::DeviceError;
 use refrain_program::{Dtype, GdnShape};
 
 const SHAPE: GdnShape = GdnShape { num_key_heads: 16, num_value_heads: 32, key_head_dim: 128, value_head_dim: 128 };
-const DTYPE: Dtype = Dtype::Bf16;
+const DTYPE: Dtype = Dtype::F16;
 /// Heads that are compared with double precision; all others must be finite.
 const COMPARED: [usize; 3] = [0, 13, 31];
 
@@ -28,14 +28,14 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new(kernel, name, move |rig| run(rig, tokens, sequences, timed))
     };
     vec![
-        case("bf16, T 8192", 8192, 1, Timed::All),
-        case("bf16, T 8192", 8192, 1, Timed::Entry("gdn_chunk_prepare")),
-        case("bf16, T 8192", 8192, 1, Timed::Entry("gdn_chunk_scan_mma")),
-        case("bf16, T 2048", 2048, 1, Timed::All),
-        case("bf16, 8 sequences of 1024", 1024, 8, Timed::All),
-        case("bf16, T 1", 1, 1, Timed::Entry("gdn_recurrence")),
-        case("bf16, T 32", 1, 32, Timed::Entry("gdn_recurrence")),
-        case("bf16, T 128", 1, 128, Timed::Entry("gdn_recurrence")),
+        case("F16, T 8192", 8192, 1, Timed::All),
+        case("F16, T 8192", 8192, 1, Timed::Entry("gdn_chunk_prepare")),
+        case("F16, T 8192", 8192, 1, Timed::Entry("gdn_chunk_scan_mma")),
+        case("F16, T 2048", 2048, 1, Timed::All),
+        case("F16, 8 sequences of 1024", 1024, 8, Timed::All),
+        case("F16, T 1", 1, 1, Timed::Entry("gdn_recurrence")),
+        case("F16, T 32", 1, 32, Timed::Entry("gdn_recurrence")),
+        case("F16, T 128", 1, 128, Timed::Entry("gdn_recurrence")),
     ]
 }
 
