@@ -9,6 +9,7 @@ mod linear;
 mod norm;
 mod operand;
 mod rig;
+mod sample;
 
 pub use rig::{Buffer, Rig, rounded};
 
@@ -94,7 +95,7 @@ impl Outcome {
 
 /// All cases for a device.
 pub fn cases(target: &Target, scale: Scale) -> Vec<Case> {
-    let groups = [attention::cases, elementwise::cases, gdn::cases, linear::cases, norm::cases];
+    let groups = [attention::cases, elementwise::cases, gdn::cases, linear::cases, norm::cases, sample::cases];
     groups.iter().flat_map(|cases| cases(target, scale)).collect()
 }
 

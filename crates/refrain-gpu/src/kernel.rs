@@ -83,6 +83,8 @@ pub enum Count {
     Drawn,
     /// The same, if some of them want log-probabilities.
     Logprobs,
+    /// The same, if both is so, be it of different rows.
+    AdjustedLogprobs,
 }
 
 /// Blocks along one axis of a grid.

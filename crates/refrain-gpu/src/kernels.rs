@@ -9,3 +9,5 @@ pub mod linear;
 pub mod norm;
 pub mod qk_norm_rope;
 mod rows;
+pub mod sample;
+pub mod sample;

@@ -5,8 +5,7 @@ macro_rules! sources {
 }
 
 /// Files that kernels include.
-pub(crate) const HEADERS: &[(&str, &str)] =
-    sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "gdn_chunk.h" "kv_cache.h"];
+pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "gdn_chunk.h" "kv_cache.h" "sample.h" "sample_list.h"];
 
 /// Files with kernels in them.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
@@ -30,6 +29,9 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "measure.cu"
     "norm.cu"
     "qk_norm_rope.cu"
+    "sample_choose.cu"
+    "sample_scan.cu"
+    "sample_top.cu"
 ];
 
 /// The text of a kernel file.

@@ -87,6 +87,7 @@ impl StepCounts {
             Count::Adjusted => self.adjusted,
             Count::Drawn => self.drawn,
             Count::Logprobs => self.logprobs,
+            Count::AdjustedLogprobs => self.adjusted.min(self.logprobs),
         }
     }
 }
