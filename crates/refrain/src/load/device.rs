@@ -117,15 +117,14 @@ pub fn open(choice: DeviceChoice, cpu: CpuOptions, gpu: &GpuSettings) -> Result<
         DeviceChoice::Hip(index) => Ok((hip(index)?, Origin::Given)),
         DeviceChoice::Sim => Ok((found(SimRuntime::new(sim_options())), Origin::Given)),
         DeviceChoice::Auto => {
-            let first = |device| (device, Origin::Derived("the first GPU that can be used".to_owned()));
-            cuda(0).or_else(|no_cuda| hip(0).map_err(|no_hip| (no_cuda, no_hip))).map(first).or_else(
-                |(no_cuda, no_hip)| {
-                    for reason in [no_cuda, no_hip] {
-                        tracing::debug!("{reason}");
-                    }
-                    Ok((Device::Cpu(cpu), Origin::Derived("no GPU can be used; `refrain device` says why".to_owned())))
-                },
-            )
+            let kinds: [&dyn Fn(usize) -> Result<Device, DeviceError>; 2] = [&cuda, &hip];
+            for open in kinds {
+                match open(0) {
+                    Ok(device) => return Ok((device, Origin::Derived("the first GPU that can be used".to_owned()))),
+                    Err(reason) => tracing::debug!("{reason}"),
+                }
+            }
+            Ok((Device::Cpu(cpu), Origin::Derived("no GPU can be used; `refrain device` says why".to_owned())))
         }
     }
 }
