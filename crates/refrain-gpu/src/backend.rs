@@ -1,6 +1,7 @@
 //! The backend itself, eager: copies the step over, enqueues the launches of every op, copies the result back.
 
 use crate::kernel::Count;
+use crate::kernels::sample::{Sample, can_choose, sampling_limits};
 use crate::layout::Layout;
 use crate::loader::{KernelOptions, Kernels, PrepareReport};
 use crate::lower::{self, Action, Lowered, Places};
@@ -8,8 +9,8 @@ use crate::step_block::StepCounts;
 use crate::upload::{copy, upload_weights};
 use crate::{LaunchSpec, Target};
 use refrain_device::{
-    Backend, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch,
-    PinnedMemory, PoolSizes, Runtime, Step, StepLimits, StepOutput, Stream,
+    Backend, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch,
+    PinnedMemory, PoolSizes, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
 };
 use refrain_program::{Program, WeightSource};
 use std::sync::Arc;
@@ -48,6 +49,9 @@ pub struct GpuBackend {
     stream: Stream,
     step_block: PinnedMemory,
     host_logits: PinnedMemory,
+    sample: Sample,
+    host_result: PinnedMemory,
+    chosen: Chosen,
     /// Kernels and memory are given back last: fields are dropped in this order.
     _kernels: Kernels,
     memory: DeviceMemory,
@@ -88,7 +92,10 @@ impl GpuBackend {
         let base = memory.base();
         let gemm = options.library && runtime.gemm().is_some();
         let places = Places { program, layout: &layout, base, target: &target, gemm };
-        let lowered = places.lower();
+        let mut lowered = places.lower();
+        let sample = places.sample(&limits);
+        // Its count is 0 in steps that want logits.
+        lowered.push(places.lower_sampling(&limits));
         let kernels = Kernels::with(runtime.clone(), options.kernels.clone());
         let report = kernels.prepare(&lower::kernels(&lowered), progress)?;
         let ops = lowered.into_iter().map(|op| ready(op, &kernels)).collect::<Result<Vec<_>, _>>()?;
@@ -102,6 +109,7 @@ impl GpuBackend {
         let counters = [
             (layout.attention_workspace, layout.workspaces.attention),
             (layout.scan_workspace, layout.workspaces.scan),
+            (layout.sample_workspace, layout.workspaces.sample),
         ];
         for (offset, bytes) in counters.into_iter().filter(|(_, bytes)| *bytes > 0) {
             // SAFETY: the arena's own range.
@@ -125,6 +133,9 @@ impl GpuBackend {
             report,
             step_block: PinnedMemory::new(&runtime, layout.step_layout.bytes)?,
             host_logits: PinnedMemory::new(&runtime, logits_bytes)?,
+            host_result: PinnedMemory::new(&runtime, sample.space.result_bytes())?,
+            sample,
+            chosen: Chosen::default(),
             layout,
             stream,
             _kernels: kernels,
@@ -200,25 +211,46 @@ impl Backend for GpuBackend {
         &self.info
     }
 
+    fn sampling(&self) -> Option<SamplingLimits> {
+        Some(sampling_limits(&self.limits))
+    }
+
     fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
         step.validate(&self.limits, &self.pools, self.vocab_size)?;
         // SAFETY: the last step's copies have been waited for.
         let block = unsafe { self.step_block.slice() };
-        let (counts, bytes) = self.layout.step_layout.write(step, block);
+        let (mut counts, bytes) = self.layout.step_layout.write(step, block);
+        if !can_choose(step) {
+            counts.without_sampling();
+        }
         let stream = self.stream.id();
         let to = self.memory.base().offset(self.layout.step);
         // SAFETY: both ranges exist; the block is not written before the step has ended.
         unsafe { self.runtime.copy_to_device(stream, to, self.step_block.base(), bytes)? };
         let enqueued = self.enqueue(&counts);
-        let floats = step.logit_rows.len() * self.vocab_size;
-        if enqueued.is_ok() && floats > 0 {
-            // SAFETY: the logits are `[S, vocab]` f32; the host's buffer holds those of the largest step.
-            unsafe { self.runtime.copy_to_host(stream, self.host_logits.base(), self.logits, floats * 4)? };
-        }
+        let rows = step.logit_rows.len();
+        let sampled = counts.sampled > 0;
+        let (to, from, bytes) = if sampled {
+            let (offset, bytes) = self.sample.space.results(step);
+            (self.host_result.base(), self.sample.workspace.offset(offset), bytes)
+        } else {
+            (self.host_logits.base(), self.logits, rows * self.vocab_size * 4)
+        };
+        let copied = match enqueued {
+            // SAFETY: the host's buffers hold the logits `[S, vocab]` f32, and the result, of the largest step.
+            Ok(()) if bytes > 0 => unsafe { self.runtime.copy_to_host(stream, to, from, bytes) },
+            other => other,
+        };
         // Also after an error: nothing may run when the next step begins.
-        self.stream.synchronize().and(enqueued)?;
+        self.stream.synchronize().and(copied)?;
+        if sampled {
+            // SAFETY: the copy has ended.
+            let result = unsafe { self.host_result.slice() };
+            self.sample.space.read(step, self.vocab_size, &result[..bytes], &mut self.chosen);
+            return Ok(StepOutput::Chosen(&self.chosen));
+        }
         // SAFETY: the copy has ended, and the buffer is not written before the next call.
-        let logits = unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), floats) };
+        let logits = unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), bytes / 4) };
         Ok(StepOutput::Logits(logits))
     }
 }

@@ -10,4 +10,3 @@ pub mod norm;
 pub mod qk_norm_rope;
 mod rows;
 pub mod sample;
-pub mod sample;

@@ -23,6 +23,8 @@ pub(crate) struct Layout {
     pub attention_workspace: usize,
     pub scan_workspace: usize,
     pub gemm_workspace: usize,
+    /// Of the scratch of sampling, and of its result.
+    pub sample_workspace: usize,
     /// Bytes of each.
     pub workspaces: Workspaces,
     /// Of the step block.
@@ -73,6 +75,7 @@ impl Layout {
         let attention_workspace = place(workspaces.attention);
         let scan_workspace = place(workspaces.scan);
         let gemm_workspace = place(workspaces.gemm);
+        let sample_workspace = place(workspaces.sample);
         let step_layout = StepLayout::new(limits);
         let step = place(step_layout.bytes);
         footprint.workspace = place(0) - attention_workspace;
@@ -104,6 +107,7 @@ impl Layout {
             attention_workspace,
             scan_workspace,
             gemm_workspace,
+            sample_workspace,
             workspaces,
             step,
             step_layout,

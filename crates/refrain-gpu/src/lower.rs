@@ -8,6 +8,7 @@ use crate::kernels::kv_append::KvAppend;
 use crate::kernels::linear::{self, Linear};
 use crate::kernels::norm::RmsNorm;
 use crate::kernels::qk_norm_rope::{self, QkNormRope};
+use crate::kernels::sample::{Sample, SampleSpace};
 use crate::layout::Layout;
 use crate::{StepPointers, Target};
 use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
@@ -47,6 +48,7 @@ pub(crate) struct Workspaces {
     pub attention: usize,
     pub scan: usize,
     pub gemm: usize,
+    pub sample: usize,
 }
 
 /// What the vendor's library of products may use; its fastest algorithms for Hopper want that much.
@@ -55,7 +57,8 @@ const GEMM_WORKSPACE: usize = 32 << 20;
 impl Workspaces {
     /// For steps within `limits`.
     pub fn of(program: &Program, limits: &StepLimits, target: &Target) -> Workspaces {
-        let mut bytes = Workspaces { gemm: GEMM_WORKSPACE, ..Workspaces::default() };
+        let sample = SampleSpace::new(limits, program.vocab_size).bytes;
+        let mut bytes = Workspaces { gemm: GEMM_WORKSPACE, sample, ..Workspaces::default() };
         for node in &program.nodes {
             match &node.op {
                 Op::Attention { shape, q, .. } => {
@@ -217,6 +220,22 @@ impl Places<'_> {
         Lowered { count, variants: vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())] }
     }
 
+    /// The choice of tokens from the logits.
+    pub fn sample(&self, limits: &StepLimits) -> Sample {
+        Sample {
+            logits: self.base.offset(self.layout.tensor(self.program.logits.tensor)),
+            vocab: self.program.vocab_size,
+            workspace: self.base.offset(self.layout.sample_workspace),
+            space: SampleSpace::new(limits, self.program.vocab_size),
+        }
+    }
+
+    /// Its launches, which follow the ops in steps that want tokens.
+    pub fn lower_sampling(&self, limits: &StepLimits) -> Lowered {
+        let launches = self.sample(limits).launches(&self.step()).into_iter().map(Action::Launch).collect();
+        Lowered { count: Count::Sampled, variants: vec![(u32::MAX, launches)] }
+    }
+
     /// A product: a kernel of our own for few rows, the vendor's library for many, where it has one for these types.
     fn linear(&self, x: View, weight: WeightId, out: View) -> Lowered {
         let (count, dtype) = (self.count(out), self.weight_dtype(weight));
@@ -277,5 +296,8 @@ pub fn required_kernels(program: &Program, target: &Target, limits: &StepLimits,
     let pools = refrain_device::PoolSizes { blocks: 1, slots: 1 };
     let layout = Layout::new(program, limits, &pools, target);
     let base = DevicePtr(0);
-    kernels(&Places { program, layout: &layout, base, target, gemm }.lower())
+    let places = Places { program, layout: &layout, base, target, gemm };
+    let mut ops = places.lower();
+    ops.push(places.lower_sampling(limits));
+    kernels(&ops)
 }

@@ -71,6 +71,11 @@ pub struct StepCounts {
 }
 
 impl StepCounts {
+    /// Nothing is chosen: the logits are wanted.
+    pub fn without_sampling(&mut self) {
+        (self.sampled, self.adjusted, self.drawn, self.logprobs) = (0, 0, 0, 0);
+    }
+
     /// One of them.
     pub fn of(&self, count: Count) -> u32 {
         match count {

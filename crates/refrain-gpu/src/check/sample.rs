@@ -7,7 +7,7 @@ mod reference;
 
 use super::{Case, Outcome, Rig, Scale};
 use crate::Target;
-use crate::kernels::sample::{MOST_TOP, Sample};
+use crate::kernels::sample::{MOST_TOP, Sample, SampleSpace};
 use reference::row_error;
 use refrain_device::{Adjustment, Chosen, DeviceError, RowSampling, Segment, Step, StepLimits};
 use refrain_program::Dtype;
@@ -158,15 +158,15 @@ fn run(rig: &Rig, vocab_size: usize, wanted: Vec<Wanted>) -> Result<Outcome, Dev
     };
     let (_block, pointers, counts) = rig.step(&step, &limits)?;
     let on_device = rig.upload(&all)?;
-    let workspace = rig.zeroed(Sample::workspace_bytes(&limits, vocab_size))?;
-    let sample = Sample { logits: on_device.ptr(), vocab_size, limits, workspace: workspace.ptr() };
+    let space = SampleSpace::new(&limits, vocab_size);
+    let workspace = rig.zeroed(space.bytes)?;
+    let sample = Sample { logits: on_device.ptr(), vocab: vocab_size, workspace: workspace.ptr(), space };
     let launches = sample.launches(&pointers);
     rig.launch(&launches, &counts)?;
-    let (result, bytes) = sample.result(rows, counts.logprobs > 0);
-    assert_eq!(result, workspace.ptr());
-    let bytes: Vec<u8> = rig.download(&workspace, bytes)?;
+    let (offset, bytes) = space.results(&step);
+    let results: Vec<u8> = rig.download(&workspace, offset + bytes)?;
     let mut chosen = Chosen::default();
-    sample.read(&bytes, &step.sampling, &mut chosen);
+    space.read(&step, vocab_size, &results[offset..], &mut chosen);
     let row_logits = all.chunks(vocab_size);
     let errors = step.sampling.iter().zip(row_logits).enumerate().map(|(index, (row, logits))| {
         let own = &step.adjustments[row.adjustments.start as usize..row.adjustments.end as usize];

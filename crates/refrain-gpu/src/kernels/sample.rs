@@ -1,9 +1,9 @@
 //! Choosing tokens from the logits: `kernels/sample_scan.cu`, `sample_choose.cu`, `sample_top.cu`.
 
+use crate::StepPointers;
 use crate::kernel::{Count, Extent, Kernel, LaunchSpec};
-use crate::{StepPointers, Target};
 use bytemuck::{Pod, Zeroable};
-use refrain_device::{Chosen, DevicePtr, NoToken, RankedToken, RowSampling, Step, StepLimits};
+use refrain_device::{Chosen, DevicePtr, NoToken, RankedToken, RowSampling, SamplingLimits, Step, StepLimits};
 
 /// Best tokens of a row that can be asked for: `MOST_TOP` of the kernels.
 pub const MOST_TOP: usize = 20;
@@ -11,8 +11,10 @@ pub const MOST_TOP: usize = 20;
 const SCAN_THREADS: u32 = 256;
 /// Logits that a block scans: `SLICE` of the kernels.
 const SLICE: usize = SCAN_THREADS as usize * 32;
-/// Threads of a block that draws a token or finds the best ones: one block has a row.
-const ROW_THREADS: u32 = 512;
+/// Threads of a block that finds the best tokens, and of one that draws one: a block has a row. With more for the draw, the
+/// registers don't suffice on sm_80.
+const TOP_THREADS: u32 = 512;
+const CHOOSE_THREADS: u32 = 384;
 /// Bytes of `SampleSlice` and `SampleRow`.
 const SLICE_BYTES: usize = 16;
 const ROW_BYTES: usize = 32;
@@ -157,9 +159,14 @@ pub fn can_choose(step: &Step) -> bool {
     })
 }
 
+/// What the kernels can do within some limits of steps.
+pub fn sampling_limits(limits: &StepLimits) -> SamplingLimits {
+    SamplingLimits { max_adjustments: limits.max_adjustments(), max_top: MOST_TOP }
+}
+
 impl Sample {
     /// The launches; those that a step has no use for have no blocks in it.
-    pub fn launches(&self, _target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
+    pub fn launches(&self, step: &StepPointers) -> Vec<LaunchSpec> {
         let at = |offset: usize| self.workspace.offset(offset).0;
         let space = &self.space;
         let arguments = SampleArgs {
@@ -180,22 +187,23 @@ impl Sample {
             let grid = [Extent::Fixed(slices), Extent::one(count), Extent::Fixed(1)];
             LaunchSpec::on_grid(kernel, grid, &arguments)
         };
-        let change = |entry: &'static str| LaunchSpec {
-            grid: [Extent::one(Count::Adjusted), Extent::Fixed(1), Extent::Fixed(1)],
-            ..scan(entry, 0, Count::Adjusted)
+        let change = |entry: &'static str, count: Count| LaunchSpec {
+            grid: [Extent::one(count), Extent::Fixed(1), Extent::Fixed(1)],
+            ..scan(entry, 0, count)
         };
-        let of_row = |source: &'static str, entry: &'static str, count: Count| {
-            let kernel = Kernel::new(source, entry, ROW_THREADS).define("VOCAB", self.vocab);
+        let of_row = |source: &'static str, entry: &'static str, threads: u32, count: Count| {
+            let kernel = Kernel::new(source, entry, threads).define("VOCAB", self.vocab);
             LaunchSpec::new(kernel, Extent::one(count), &arguments)
         };
         vec![
             scan("sample_scan", 0, Count::Sampled),
             // Of the raw logits: before the second scan, which overwrites what the first has left.
-            of_row("sample_top.cu", "sample_top", Count::Logprobs),
-            change("sample_adjust"),
+            of_row("sample_top.cu", "sample_top", TOP_THREADS, Count::Logprobs),
+            change("sample_adjust", Count::Adjusted),
             scan("sample_scan", 1, Count::Adjusted),
-            of_row("sample_choose.cu", "sample_choose", Count::Drawn),
-            change("sample_restore"),
+            of_row("sample_choose.cu", "sample_choose", CHOOSE_THREADS, Count::Drawn),
+            // Ranks are of the raw logits.
+            change("sample_restore", Count::AdjustedLogprobs),
             scan("sample_rank", 0, Count::Logprobs),
         ]
     }
