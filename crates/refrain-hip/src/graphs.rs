@@ -46,8 +46,10 @@ pub(crate) fn begin(context: &Context, captures: &Captures, stream: StreamId) ->
 impl GraphTable {
     /// Ends the recording of a stream and keeps the graph that came of it.
     pub(crate) fn end(&self, context: &Context, captures: &Captures, stream: StreamId) -> Result<GraphId, DeviceError> {
+        // First of all, so that it has ended also where the device is lost.
+        let capture = captures.end(stream);
         let api = context.graphs()?;
-        let Some(mut capture) = captures.end(stream) else {
+        let Some(mut capture) = capture else {
             return Err(context.refusal(
                 "hipStreamEndCapture",
                 status::CAPTURE_UNMATCHED,
@@ -140,17 +142,27 @@ impl GraphTable {
 
     pub(crate) fn destroy(&self, context: &Context, id: GraphId) {
         let removed = self.lock().graphs.remove(&id);
-        if let (Some(graph), Ok(api)) = (removed, context.graphs()) {
-            // SAFETY: owned, destroyed once; by contract of the trait nothing runs it.
-            unsafe {
-                (api.hipGraphExecDestroy)(graph.executable);
-                (api.hipGraphDestroy)(graph.graph);
-            }
-        }
+        removed.into_iter().for_each(|graph| end(context, &graph));
+    }
+
+    /// Destroys all that are left.
+    pub(crate) fn clear(&self, context: &Context) {
+        let graphs = std::mem::take(&mut self.lock().graphs);
+        graphs.into_values().for_each(|graph| end(context, &graph));
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn end(context: &Context, graph: &Graph) {
+    if let Ok(api) = context.graphs() {
+        // SAFETY: owned, destroyed once; by contract of the trait nothing runs it.
+        unsafe {
+            (api.hipGraphExecDestroy)(graph.executable);
+            (api.hipGraphDestroy)(graph.graph);
+        }
     }
 }
 

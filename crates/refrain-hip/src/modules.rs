@@ -64,6 +64,12 @@ impl Modules {
         known.functions.retain(|_, function| function.module != module);
     }
 
+    /// Unloads all that are left.
+    pub(crate) fn clear(&self, context: &Context) {
+        let left: Vec<ModuleId> = self.read().modules.keys().copied().collect();
+        left.into_iter().for_each(|module| self.unload(context, module));
+    }
+
     pub(crate) fn function(
         &self,
         context: &Context,

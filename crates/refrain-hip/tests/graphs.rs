@@ -259,3 +259,14 @@ fn a_library_without_graphs_runs_eagerly_and_says_what_it_lacks() {
     assert!(matches!(error, DeviceError::Driver { code: 801, .. }), "{text}");
     assert!(text.contains("can't record graphs: it lacks hipStreamIsCapturing, hipGraphLaunch"), "{text}");
 }
+
+#[test]
+fn what_is_left_goes_with_the_device() {
+    let fake = Fake::new();
+    let bench = Bench::new(&fake, &[1.0; 256]);
+    captured(&bench).unwrap();
+    assert_eq!((fake.get("graphs"), fake.get("modules")), (2, 1));
+    bench.runtime.destroy_stream(bench.stream);
+    drop(bench);
+    assert_eq!((fake.get("graphs"), fake.get("modules"), fake.get("allocations"), fake.get("streams")), (0, 0, 0, 0));
+}

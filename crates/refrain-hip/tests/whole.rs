@@ -48,7 +48,7 @@ fn load(fake: &Fake, golden: &Golden) -> Option<(GpuBackend, usize)> {
     let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 };
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
-    let options = GpuOptions { kernels };
+    let options = GpuOptions { kernels, ..GpuOptions::default() };
     let backend = GpuBackend::load(fake.open(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
     Some((backend.unwrap(), program.vocab_size))
 }
