@@ -1,9 +1,14 @@
 //! The block in device memory that tells kernels what a step is: `kernels/step.h`. Written on the host, brought over by
 //! one copy a step; kernels hold pointers into it that never change.
 
+mod sampling;
+#[cfg(test)]
+mod tests;
+
 use crate::kernel::Count;
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
-use refrain_device::{Adjustment, BLOCK_TOKENS, DevicePtr, RowSampling, Step, StepLimits};
+use refrain_device::{BLOCK_TOKENS, DevicePtr, Step, StepLimits};
+use sampling::{AdjustmentWords, RowSamplingWords};
 
 /// Tokens of a piece, and of a chunk of the scan.
 pub const PIECE_TOKENS: usize = refrain_device::SCAN_CHUNK;
@@ -127,70 +132,6 @@ struct Scan {
     first_chunk: u32,
     chunks: u32,
     reserved: u32,
-}
-
-/// `RowSampling` of `step.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-struct RowSamplingWords {
-    uniform: f64,
-    temperature: f32,
-    top_k: u32,
-    top_p: f32,
-    min_p: f32,
-    repetition: f32,
-    presence: f32,
-    adjustments: u32,
-    num_adjustments: u32,
-    flags: u32,
-    given: u32,
-    top: u32,
-    reserved: [u32; 3],
-}
-
-const ROW_ONLY_ADJUSTED: u32 = 1;
-const ROW_GIVEN: u32 = 2;
-const ROW_LOGPROBS: u32 = 4;
-
-impl From<&RowSampling> for RowSamplingWords {
-    fn from(row: &RowSampling) -> RowSamplingWords {
-        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        RowSamplingWords {
-            uniform: row.uniform,
-            temperature: row.temperature,
-            top_k: row.top_k,
-            top_p: row.top_p,
-            min_p: row.min_p,
-            repetition: row.repetition,
-            presence: row.presence,
-            adjustments: row.adjustments.start,
-            num_adjustments: row.adjustments.len() as u32,
-            flags: flag(row.only_adjusted, ROW_ONLY_ADJUSTED)
-                | flag(row.given.is_some(), ROW_GIVEN)
-                | flag(row.logprobs.is_some(), ROW_LOGPROBS),
-            given: row.given.unwrap_or(0),
-            top: row.logprobs.unwrap_or(0),
-            reserved: [0; 3],
-        }
-    }
-}
-
-/// `Adjustment` of `step.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-struct AdjustmentWords {
-    token: u32,
-    flags: u32,
-    bias: f32,
-    frequency: f32,
-}
-
-impl From<&Adjustment> for AdjustmentWords {
-    fn from(adjustment: &Adjustment) -> AdjustmentWords {
-        let &Adjustment { token, forbidden, bias, occurred, generated, frequency } = adjustment;
-        let flags = u32::from(forbidden) | u32::from(occurred) << 1 | u32::from(generated) << 2;
-        AdjustmentWords { token, flags, bias, frequency }
-    }
 }
 
 /// Where the parts of the block lie, for steps within some limits.
@@ -355,28 +296,6 @@ impl StepLayout {
         writer.put(0, cast_slice(&header));
         (counts, used)
     }
-
-    /// Writes what is to be chosen, the adjustments at `offset`.
-    fn write_sampling(&self, step: &Step, writer: &mut Writer<'_>, counts: &mut StepCounts, offset: usize) {
-        counts.sampled = counts.logit_rows;
-        for (index, row) in step.sampling.iter().enumerate() {
-            writer.item(self.offsets.sampling, index as u32, &RowSamplingWords::from(row));
-            if row.given.is_none() {
-                if row.only_adjusted || !row.adjustments.is_empty() {
-                    counts.adjusted = counts.sampled;
-                }
-                if row.temperature > 0.0 {
-                    counts.drawn = counts.sampled;
-                }
-            }
-            if row.logprobs.is_some() {
-                counts.logprobs = counts.sampled;
-            }
-        }
-        for (index, adjustment) in step.adjustments.iter().enumerate() {
-            writer.item(offset, index as u32, &AdjustmentWords::from(adjustment));
-        }
-    }
 }
 
 /// Cuts rows where their position is a multiple of [`PIECE_TOKENS`].
@@ -404,6 +323,3 @@ impl Writer<'_> {
         self.put(offset + index as usize * size_of::<T>(), bytes_of(item));
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,7 @@
+use super::sampling::{ROW_GIVEN, ROW_LOGPROBS, ROW_ONLY_ADJUSTED};
 use super::*;
 use proptest::prelude::*;
-use refrain_device::Segment;
+use refrain_device::{Adjustment, RowSampling, Segment};
 
 const LIMITS: StepLimits = StepLimits { max_tokens: 600, max_segments: 6, max_logit_rows: 8, max_model_len: 1000 };
 
@@ -75,4 +76,41 @@ proptest! {
         let table: Vec<u32> = read(block, offsets.block_table, step.block_table.len() as u32);
         prop_assert_eq!(table, step.block_table.clone());
     }
+}
+
+#[test]
+fn sampling_lies_where_the_header_says() {
+    let layout = StepLayout::new(&LIMITS);
+    let mut block = vec![0xCD; layout.bytes];
+    let mut step = step(&[(3, 20, 3), (1, 40, 0)]);
+    let (counts, without) = layout.write(&step, &mut block);
+    assert_eq!((counts.sampled, counts.adjusted, counts.drawn, counts.logprobs), (0, 0, 0, 0));
+    assert_eq!(read::<u32>(&block, 32, 2), [0, 0]);
+
+    step.sampling = vec![
+        RowSampling { given: Some(7), logprobs: Some(3), ..RowSampling::default() },
+        RowSampling {
+            uniform: 0.25,
+            temperature: 0.5,
+            adjustments: 1..3,
+            only_adjusted: true,
+            ..RowSampling::default()
+        },
+    ];
+    let change = |token| Adjustment { token, bias: 2.0, ..Adjustment::default() };
+    step.adjustments = vec![change(1), change(2), Adjustment { generated: true, forbidden: true, ..change(3) }];
+    let (counts, used) = layout.write(&step, &mut block);
+    assert_eq!((counts.sampled, counts.adjusted, counts.drawn, counts.logprobs), (2, 2, 2, 2));
+    let [sampled, first] = read::<u32>(&block, 32, 2)[..] else { panic!("two words") };
+    let start = layout.offsets.block_table + first as usize * 16;
+    assert!(sampled == 2 && start >= without && start < without + 16);
+    assert_eq!(used, start + 3 * 16);
+    let rows: Vec<RowSamplingWords> = read(&block, layout.offsets.sampling, 2);
+    assert_eq!((rows[0].flags, rows[0].given, rows[0].top), (ROW_GIVEN | ROW_LOGPROBS, 7, 3));
+    assert_eq!((rows[1].flags, rows[1].adjustments, rows[1].num_adjustments), (ROW_ONLY_ADJUSTED, 1, 2));
+    assert_eq!((rows[1].uniform, rows[1].temperature), (0.25, 0.5));
+    let adjustments: Vec<AdjustmentWords> = read(&block, start, 3);
+    assert_eq!((adjustments[2].token, adjustments[2].flags, adjustments[2].bias), (3, 5, 2.0));
+    let table: Vec<u32> = read(&block, layout.offsets.block_table, step.block_table.len() as u32);
+    assert_eq!(table, step.block_table);
 }
