@@ -163,19 +163,34 @@ impl Rig {
     /// # Errors
     /// [`DeviceError`].
     pub fn launch(&self, specs: &[LaunchSpec], counts: &StepCounts) -> Result<(), DeviceError> {
-        for spec in specs {
-            let Some(grid) = spec.blocks(counts) else { continue };
-            let loaded = self.kernels.get(&spec.kernel)?;
+        self.enqueue(&self.ready(specs, counts)?)
+    }
+
+    /// The launches that have something to do, with their kernels loaded.
+    fn ready<'a>(
+        &self,
+        specs: &'a [LaunchSpec],
+        counts: &StepCounts,
+    ) -> Result<Vec<(Launch<'a>, &'a [u8])>, DeviceError> {
+        let with_blocks = specs.iter().filter_map(|spec| Some((spec, spec.blocks(counts)?)));
+        let ready = with_blocks.map(|(spec, grid)| {
             let launch = Launch {
-                function: loaded.function,
+                function: self.kernels.get(&spec.kernel)?.function,
                 name: spec.kernel.entry,
                 grid,
                 threads: spec.kernel.threads,
                 shared_bytes: spec.kernel.shared_bytes,
                 overlap: true,
             };
+            Ok((launch, &spec.arguments[..]))
+        });
+        ready.collect()
+    }
+
+    fn enqueue(&self, launches: &[(Launch<'_>, &[u8])]) -> Result<(), DeviceError> {
+        for (launch, arguments) in launches {
             // SAFETY: the case keeps its buffers until it has downloaded the result.
-            unsafe { self.runtime.launch(self.stream.id(), &launch, &spec.arguments)? };
+            unsafe { self.runtime.launch(self.stream.id(), launch, arguments)? };
         }
         Ok(())
     }
@@ -189,11 +204,12 @@ impl Rig {
         if !self.timing {
             return Ok(None);
         }
+        let launches = self.ready(specs, counts)?;
         let (begin, end) = (Event::new(&self.runtime)?, Event::new(&self.runtime)?);
         let run = |repetitions: usize| -> Result<f64, DeviceError> {
             self.runtime.record(begin.id(), self.stream.id())?;
             for _ in 0..repetitions {
-                self.launch(specs, counts)?;
+                self.enqueue(&launches)?;
             }
             self.runtime.record(end.id(), self.stream.id())?;
             self.runtime.synchronize_event(end.id())?;

@@ -22,8 +22,11 @@ pub enum GemvPlan {
         groups: u32,
         /// Loads of 16 bytes that each thread has in flight; divides `slice * groups`.
         depth: u32,
-        /// Blocks that a processor shall hold.
+        /// Blocks whose registers fit into a processor.
         resident: u32,
+        /// Blocks that the grid has for each processor. With fewer than `resident` the blocks of the next kernels find
+        /// room before this one ends, and their first loads are there when it does.
+        blocks: u32,
     },
     /// `gemv`: by multiply-adds, a row of the weights for each wave.
     Fma {
@@ -46,11 +49,10 @@ impl GemvPlan {
         let outputs = linear.out.width;
         if linear.suits_mma(target) && outputs >= MMA_ROWS {
             let (slice, groups, depth) = cut_mma(linear.x.width, outputs);
-            // With ten loads and the sums of four groups three blocks fit into the registers; with more of either, two.
-            let resident = if depth <= 10 && groups <= 4 { 3 } else { 2 };
+            let resident = GemvPlan::resident(slice * groups, groups, depth);
             let fits = |rows: &u32| mma_shared_bytes(*rows, slice, groups, linear) <= target.shared_bytes;
             let rows = [rows.min(8), 4, 2].into_iter().find(fits).unwrap_or(1);
-            return GemvPlan::Mma { rows, slice, groups, depth, resident };
+            return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: resident };
         }
         // From four rows on reading `x` costs more than reading the weights, so two outputs share it.
         let (outputs, most): (u32, u32) = match rows {
@@ -68,6 +70,11 @@ impl GemvPlan {
         GemvPlan::Fma { rows, outputs, depth, staged: staged_bytes <= target.shared_bytes / 2, resident: 2 }
     }
 
+    /// How many blocks of `gemv_mma` fit into the registers of a processor, so that compilers keep all values in them.
+    pub fn resident(loads: u32, groups: u32, depth: u32) -> u32 {
+        if depth + 2 * groups <= 14 && loads <= 18 { 3 } else { 2 }
+    }
+
     fn rows(&self) -> u32 {
         match *self {
             GemvPlan::Mma { rows, .. } | GemvPlan::Fma { rows, .. } => rows,
@@ -78,13 +85,14 @@ impl GemvPlan {
 /// Slice, groups and depth of `gemv_mma`: about 16 loads in flight, rings that end where units end, and as few outputs in
 /// a unit as that needs, so that units can be shared evenly.
 fn cut_mma(inputs: u32, outputs: u32) -> (u32, u32, u32) {
-    const MOST: u32 = 18;
     const ENOUGH: u32 = 8;
     let least = inputs.div_ceil(THREADS / 32 * MMA_COLUMNS);
     let cuts = (least..least + 3).flat_map(|slice| (1..=8).map(move |groups| (slice, groups)));
     let cuts = cuts.filter(|(_, groups)| groups * MMA_ROWS <= outputs).map(|(slice, groups)| {
         let loads = slice * groups;
-        let depth = (1..=MOST).rev().find(|depth| loads.is_multiple_of(*depth));
+        // Where slices end behind the columns, each load has a condition, which takes registers.
+        let most = if slice * THREADS / 32 * MMA_COLUMNS == inputs { 18 } else { 16 };
+        let depth = (1..=most).rev().find(|depth| loads.is_multiple_of(*depth));
         (slice, groups, depth.expect("one divides all"))
     });
     cuts.clone()
@@ -122,16 +130,16 @@ impl Gemv {
     /// One launch. Steps with more rows than the plan has read the weights several times.
     pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
         let linear = &self.linear;
-        let (kernel, units, resident) = self.kernel(target);
+        let (kernel, units, blocks) = self.kernel(target);
         // Shared memory may allow fewer blocks than registers do.
-        let resident = resident.min(target.shared_bytes / kernel.shared_bytes.max(1)).max(1);
-        let blocks = units.min(target.processors * resident);
+        let blocks = blocks.min(target.shared_bytes / kernel.shared_bytes.max(1)).max(1);
+        let blocks = units.min(target.processors * blocks);
         let rows = Extent::Each { count: linear.count, per: self.plan.rows() };
         let grid = [Extent::Fixed(blocks), Extent::Fixed(1), rows];
         vec![LaunchSpec::on_grid(kernel, grid, &linear.arguments(step))]
     }
 
-    /// The kernel, how many blocks have something to do, and how many a processor holds.
+    /// The kernel, how many blocks have something to do, and how many the grid has for each processor.
     fn kernel(&self, target: &Target) -> (Kernel, u32, u32) {
         let linear = &self.linear;
         let kernel = |source, entry| {
@@ -139,12 +147,12 @@ impl Gemv {
             kernel.define("INPUTS", linear.x.width).define("ROWS", self.plan.rows())
         };
         match self.plan {
-            GemvPlan::Mma { rows, slice, groups, depth, resident } => {
+            GemvPlan::Mma { rows, slice, groups, depth, resident, blocks } => {
                 let kernel = kernel("gemv_mma.cu", "gemv_mma").define_type("T", linear.dtype);
                 let kernel = kernel.define("MMA", mma_define(linear.dtype)).define("SLICE", slice);
                 let kernel = kernel.define("GROUPS", groups).define("DEPTH", depth).define("KX_RESIDENT", resident);
                 let shared = mma_shared_bytes(rows, slice, groups, linear);
-                (kernel.shared(shared), linear.out.width.div_ceil(MMA_ROWS * groups), resident)
+                (kernel.shared(shared), linear.out.width.div_ceil(MMA_ROWS * groups), blocks)
             }
             GemvPlan::Fma { rows, outputs, depth, staged, resident } => {
                 let kernel = kernel("gemv.cu", "gemv").define_type("X_T", linear.x.dtype);
