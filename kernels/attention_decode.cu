@@ -1,5 +1,5 @@
-// Decode attention (attention_decode.h) in f32 arithmetic, for devices without tensor cores and for types and widths that
-// these don't take; attention_decode_mma.cu is the one to use elsewhere.
+// Decode attention (attention_decode.h) in f32 arithmetic, for devices without tensor cores and for types and widths
+// that these don't take; attention_decode_mma.cu is the one to use elsewhere.
 //
 // GROUP lanes read a key or a value, eight dimensions each, KEYS of them at a time, which lie in one block; every group
 // keeps sums of its own, in registers. The next keys are on their way while the values of the last are added up.
@@ -20,8 +20,8 @@ struct Weights {
     f32 rescale[GROUPS][2][PADDED];
 };
 
-// Sums N values over the 2 M lanes of a group and deals the sums out: the upper half of the lanes goes on with the upper
-// half of the values.
+// Sums N values over the 2 M lanes of a group and deals the sums out: the upper half of the lanes goes on with the
+// upper half of the values.
 template <int N, int M> struct Deal {
     static KX_DEV_MEMBER void sum(f32* v, u32 lane) {
         if constexpr (M > 0 && N > 1) {
@@ -116,8 +116,8 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
             for (u32 g = 0; g < PADDED; g++) {
                 f32 score = 0.0f;
                 KX_UNROLL
-                for (int i = 0; i < 8; i++) score = g < QUERIES ? kx_fma(q[g < QUERIES ? g : 0][i], key[i], score) : 0.0f;
-                scores[k * PADDED + g] = score;
+                for (int i = 0; i < 8; i++) score = kx_fma(q[g < QUERIES ? g : 0][i], key[i], score);
+                scores[k * PADDED + g] = g < QUERIES ? score : 0.0f;
             }
         }
         const u64 next_at = kv_keys(next_block, kv_head);

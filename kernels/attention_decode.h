@@ -2,15 +2,16 @@
 //
 //   out = sum_t p_t v_t / sum_t p_t,   p_t = exp(scale q . k_t)
 //
-// q: [T, HEADS * HEAD_DIM] X_T, out: the same in OUT_T; cache: kv_cache.h. The context of a sequence that has one row in the step is cut into
-// at most SPLITS parts, by its length alone, so that a sequence gives the same bits whatever else is in the step. A block
-// works on a part for the QUERIES query heads of one key and value head (a unit), for which keys and values are read once;
-// blocks go round over all parts of the step, so that grids don't depend on lengths. The sums of parts (maximum, sum,
-// weighted values: the running softmax of Milakov and Gimelshein, arXiv 1805.02867) go to the workspace, and the block
-// that is done last with a sequence puts them together, in order.
+// q: [T, HEADS * HEAD_DIM] X_T; out: the same in OUT_T; cache: kv_cache.h. The context of a sequence that has one row
+// in the step is cut into at most SPLITS parts, by its length alone, so that a sequence gives the same bits whatever
+// else is in the step. A block works on a part for the QUERIES query heads of one key and value head (a unit), for
+// which keys and values are read once; blocks go round over all parts of the step, so that grids don't depend on
+// lengths. The sums of parts (maximum, sum, weighted values: the running softmax of Milakov and Gimelshein, arXiv
+// 1805.02867) go to the workspace, and the block that is done last with a sequence puts them together, in order.
 //
-// A kernel defines GROUPS (groups of threads that have sums of their own) and RUN (keys that are worked on at once), and
-// leaves the maximum and sum of every group in Room.maxima and totals, the weighted values of every wave in Room.values.
+// A kernel defines GROUPS (groups of threads that have sums of their own) and RUN (keys that are worked on at once),
+// and leaves the maximum and sum of every group in Room.maxima and totals, the weighted values of every wave in
+// Room.values.
 #pragma once
 #include "kv_cache.h"
 
@@ -74,7 +75,9 @@ KX_DEV f32 maximum_of(const Room& room, u32 query) {
 KX_DEV f32x2 softmax_of(const Room& room, u32 query) {
     f32x2 sum = {maximum_of(room, query), 0.0f};
     KX_UNROLL
-    for (u32 n = 0; n < GROUPS; n++) sum.y = kx_fma(room.totals[n][query], kx_exp2(room.maxima[n][query] - sum.x), sum.y);
+    for (u32 n = 0; n < GROUPS; n++) {
+        sum.y = kx_fma(room.totals[n][query], kx_exp2(room.maxima[n][query] - sum.x), sum.y);
+    }
     return sum;
 }
 
@@ -174,7 +177,8 @@ KX_DEV void finish(const AttentionDecodeArgs& args, Room& room) {
 }
 
 // Finds the part that is `index` parts behind the first of a sequence; one of no splits when there are no more. The
-// parts of a sequence follow one another split by split. One thread does this, so that it costs the others no registers.
+// parts of a sequence follow one another split by split. One thread does this, so that it costs the others no
+// registers.
 KX_DEV void find_part(const AttentionDecodeArgs& args, Part& part, u32 sequence, u32 index) {
     const u32 first = args.step.header->prefill_pieces, count = args.step.header->pieces - first;
     part.splits = 0;

@@ -1,13 +1,14 @@
-// Decode attention (attention_decode.h) on tensor cores. X_T and KV_T are bf16 or f16, and the same; MMA is its product.
-// HEAD_DIM is a multiple of 64, QUERIES at most 8.
+// Decode attention (attention_decode.h) on tensor cores. X_T and KV_T are bf16 or f16, and the same; MMA is its
+// product. HEAD_DIM is a multiple of 64, QUERIES at most 8.
 //
 // A warp reads the 16 keys and values of a block straight into the fragments of m16n8k16, with no way through shared
 // memory, since a sum over dimensions may go in any order, and the result may have its dimensions in any order too:
 //
-//   scores^T [16 keys, 8 queries] = K Q^T     lane (g, t) has dimensions 32 j + 8 t .. of keys g and g + 8, and of query g
-//   out^T [dimensions, 8 queries] = V^T P^T   lane (g, t) has dimensions 64 j + 8 g .. of values 2 t, 2 t + 1, 2 t + 8, 2 t + 9
+//   scores^T [16 keys, 8 queries] = K Q^T     dimensions 32 j + 8 t .. of keys g and g + 8, and of query g
+//   out^T [dimensions, 8 queries] = V^T P^T   dimensions 64 j + 8 g .. of values 2 t, 2 t + 1, 2 t + 8 and 2 t + 9
 //
-// (g = lane / 4, t = lane % 4). A lane so has 16 bytes of a row at a time. Only the weights P, 16 x 8, change hands.
+// are what lane (g, t) has (g = lane / 4, t = lane % 4): 16 bytes of a row at a time. Only the weights P, 16 x 8,
+// change hands.
 #define GROUPS (THREADS / KX_WAVE)
 #define RUN KX_BLOCK
 #include "attention_decode.h"
@@ -117,7 +118,7 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
     KX_UNROLL
     for (u32 j = 0; j < HEAD_DIM / 64; j++) {
         KX_UNROLL
-        for (int i = 0; i < 4; i++) sums.values[j][i][0] = sums.values[j][i][1] = sums.values[j][i][2] = sums.values[j][i][3] = 0.0f;
+        for (int i = 0; i < 16; i++) sums.values[j][i / 4][i % 4] = 0.0f;
     }
 
     u32 start = part.begin + warp * KX_BLOCK;

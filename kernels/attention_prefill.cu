@@ -1,10 +1,11 @@
 // Causal attention of the sequences that have several rows in the step, for devices without tensor cores and for types
 // that these don't take (attention_prefill_mma.cu has the formula, and is the one to use elsewhere).
 //
-// q: [T, HEADS * HEAD_DIM] X_T, out: the same in OUT_T; cache: kv_cache.h, already with the step's own keys and values. A block takes ROWS
-// rows of a piece for one head and goes over the keys KEYS at a time with the running softmax. Keys and values come to the
-// same place in shared memory, one after the other. In the products, a thread has four rows: in the first, keys
-// COLUMNS apart; in the second, eights of dimensions COLUMNS apart, whose sums stay in registers. Everything is f32.
+// q: [T, HEADS * HEAD_DIM] X_T; out: the same in OUT_T; cache: kv_cache.h, already with the step's own keys and values.
+// A block takes ROWS rows of a piece for one head and goes over the keys KEYS at a time with the running softmax. Keys
+// and values come to the same place in shared memory, one after the other. In the products, a thread has four rows: in
+// the first, keys COLUMNS apart; in the second, eights of dimensions COLUMNS apart, whose sums stay in registers.
+// Everything is f32.
 #include "kv_cache.h"
 
 #define COLUMNS (THREADS / (ROWS / 4))
@@ -104,7 +105,8 @@ KX_DEV void score(Room& room, u32 four, u32 column) {
     for (u32 n = 0; n < KEYS_EACH; n++) {
         const u32 key = column + n * COLUMNS;
         if (key >= KEYS) continue;
-        *(f32x4*)&room.weights[key * WEIGHT_PITCH + four * 4] = f32x4{scores[n][0], scores[n][1], scores[n][2], scores[n][3]};
+        const f32x4 of_key = {scores[n][0], scores[n][1], scores[n][2], scores[n][3]};
+        *(f32x4*)&room.weights[key * WEIGHT_PITCH + four * 4] = of_key;
     }
 }
 
@@ -214,7 +216,8 @@ KX_KERNEL(attention_prefill, AttentionPrefillArgs, THREADS) {
             if (eight >= EIGHTS || row >= rows) continue;
             KX_UNROLL
             for (int d = 0; d < 8; d++) out[n][i][d] *= room.factors[row];
-            kx_store8(args.out + (u64)(place.row + row) * args.out_stride + place.head * HEAD_DIM + eight * 8, out[n][i]);
+            const u64 to = (u64)(place.row + row) * args.out_stride + place.head * HEAD_DIM + eight * 8;
+            kx_store8(args.out + to, out[n][i]);
         }
     }
 }

@@ -2,16 +2,17 @@
 //
 //   out_i = sum_{t <= i} p_it v_t / sum_{t <= i} p_it,   p_it = exp(scale q_i . k_t)
 //
-// q: [T, HEADS * HEAD_DIM] X_T, out: the same in OUT_T (X_T or f32); cache: kv_cache.h, with KV_T = X_T, and already with the step's own keys and values.
-// A block takes a piece (at most 64 rows that don't cross a multiple of 64) for QUERIES query heads of one key and value
-// head, and goes over the keys in tiles with the running softmax (FlashAttention-2, arXiv 2307.08691). A warp has 16 rows
-// of one head: scores in fragments of m16n8, which are rounded to X_T and used as they are as the left operand of the
-// product with the values; the result in HEAD_DIM / 2 registers a thread. While a tile is worked on, the next comes to
-// shared memory. MMA and PAIR are the functions of X_T, which is bf16 or f16.
+// q: [T, HEADS * HEAD_DIM] X_T; out: the same in OUT_T, X_T or f32; cache: kv_cache.h, with KV_T = X_T, and already
+// with the step's own keys and values. A block takes a piece (at most 64 rows that don't cross a multiple of 64) for
+// QUERIES query heads of one key and value head, and goes over the keys in tiles with the running softmax
+// (FlashAttention-2, arXiv 2307.08691). A warp has 16 rows of one head: scores in fragments of m16n8, which are rounded
+// to X_T and used as they are as the left operand of the product with the values; the result in HEAD_DIM / 2 registers
+// a thread. While a tile is worked on, the next comes to shared memory. MMA and PAIR are the functions of X_T, which is
+// bf16 or f16.
 //
 // One block a multiprocessor at HEAD_DIM 256: 64 rows x 2 heads and two stages of 64 keys are 198 KiB. Rows in shared
-// memory are HEAD_DIM + 8 elements apart, an odd number of 16 bytes, so that the eight rows of a matrix lie in different
-// banks.
+// memory are HEAD_DIM + 8 elements apart, an odd number of 16 bytes, so that the eight rows of a matrix lie in
+// different banks.
 #include "kv_cache.h"
 
 #define ROWS (KX_PIECE * QUERIES)
@@ -108,7 +109,9 @@ KX_DEV void soften(Rows& rows, f32 scores[KEY_TILE / 8][4], f32 scale) {
     for (int half = 0; half < 2; half++) {
         f32 maximum = rows.maximum[half];
         KX_UNROLL
-        for (u32 n = 0; n < KEY_TILE / 8; n++) maximum = kx_max(maximum, kx_max(scores[n][2 * half], scores[n][2 * half + 1]));
+        for (u32 n = 0; n < KEY_TILE / 8; n++) {
+            maximum = kx_max(maximum, kx_max(scores[n][2 * half], scores[n][2 * half + 1]));
+        }
         maximum = kx_group_max<4>(maximum);
         const f32 factor = kx_exp2((rows.maximum[half] - maximum) * scale), offset = maximum * scale;
         f32 total = rows.total[half] * factor;
@@ -147,8 +150,10 @@ KX_DEV void add_values(Rows& rows, const f32 weights[KEY_TILE / 8][4], const X_T
     }
 }
 
-KX_DEV void store_pair(f32* to, f32 a, f32 b) { *(f32x2*)to = f32x2{a, b}; }
-KX_DEV void store_pair(X_T* to, f32 a, f32 b) { *(u32*)to = PAIR(a, b); }
+KX_DEV void store_pair(OUT_T* to, f32 a, f32 b) {
+    if constexpr (sizeof(OUT_T) == 4) *(f32x2*)to = f32x2{a, b};
+    else *(u32*)to = PAIR(a, b);
+}
 
 KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
     KX_DYNAMIC_SHARED(X_T, queries);

@@ -27,8 +27,8 @@ struct QkNormRopeArgs {
 };
 
 // Sine and cosine of an angle in 0 .. 2^22, to 1e-7. Whole quarter turns are taken off with pi / 2 in three parts (Cody
-// and Waite), which is exact as long as their number has 22 bits; the rest goes through the polynomials of Cephes' sinf.
-// The library's functions take angles above 1e5 through local memory.
+// and Waite), which is exact as long as their number has 22 bits; the rest goes through the polynomials of Cephes'
+// sinf. The library's functions take angles above 1e5 through local memory.
 KX_DEV void sine_cosine(f32 angle, f32* sine, f32* cosine) {
     const u32 quarters = (u32)kx_fma(angle, 0.636619772367581f, 0.5f);
     const f32 n = (f32)quarters;
@@ -48,16 +48,16 @@ KX_DEV void sine_cosine(f32 angle, f32* sine, f32* cosine) {
 
 // The other halves of the pairs that dimensions first .. first + 8 belong to; zeros for those that are not rotated.
 template <class T> KX_DEV void load_partners(f32 out[8], const T* head, u32 first) {
-    if (HALF % 8 == 0) {
-        if (first < ROTARY_DIM) return kx_load8(out, head + (first < HALF ? first + HALF : first - HALF));
-        KX_UNROLL
-        for (int i = 0; i < 8; i++) out[i] = 0.0f;
-        return;
-    }
     KX_UNROLL
-    for (u32 i = 0; i < 8; i++) {
-        const u32 j = first + i;
-        out[i] = j < ROTARY_DIM ? kx_float(head[j < HALF ? j + HALF : j - HALF]) : 0.0f;
+    for (int i = 0; i < 8; i++) out[i] = 0.0f;
+    if constexpr (HALF % 8 == 0) {
+        if (first < ROTARY_DIM) kx_load8(out, head + (first < HALF ? first + HALF : first - HALF));
+    } else {
+        KX_UNROLL
+        for (u32 i = 0; i < 8; i++) {
+            const u32 j = first + i;
+            if (j < ROTARY_DIM) out[i] = kx_float(head[j < HALF ? j + HALF : j - HALF]);
+        }
     }
 }
 

@@ -11,14 +11,23 @@ use refrain_program::{AttentionShape, Dtype};
 /// Types and heads of one case.
 #[derive(Clone, Copy)]
 pub(super) struct Setting {
+    /// Of queries.
     pub dtype: Dtype,
+    /// Of keys and values.
     pub cached: Dtype,
+    /// Of the result.
+    pub out: Dtype,
     pub shape: AttentionShape,
 }
 
 impl Setting {
     pub fn new(dtype: Dtype, cached: Dtype, heads: (usize, usize, usize)) -> Setting {
-        Setting { dtype, cached, shape: shape(heads.0, heads.1, heads.2) }
+        Setting { dtype, cached, out: dtype, shape: shape(heads.0, heads.1, heads.2) }
+    }
+
+    /// With another type of the result: programs take f32, for the gate that follows.
+    pub fn to(self, out: Dtype) -> Setting {
+        Setting { out, ..self }
     }
 
     /// Elements of a row of queries.
@@ -44,19 +53,19 @@ pub(super) fn cases() -> Vec<Case> {
     let mixed = vec![(40, 1), (3, 70), (16, 1), (0, 1), (200, 5)];
     [
         (Setting::new(Bf16, Bf16, (4, 2, 64)), single.clone()),
-        (Setting::new(Bf16, Bf16, (4, 2, 64)), several.clone()),
+        (Setting::new(Bf16, Bf16, (4, 2, 64)).to(F32), several.clone()),
         (Setting::new(F32, F32, (2, 1, 40)), single.clone()),
         (Setting::new(F32, F32, (2, 1, 40)), several.clone()),
-        (Setting::new(F16, F16, (6, 1, 32)), mixed.clone()),
+        (Setting::new(F16, F16, (6, 1, 32)).to(F32), mixed.clone()),
         (Setting::new(F16, F16, (6, 1, 32)), several),
         (Setting::new(Bf16, Bf16, (3, 3, 16)), mixed.clone()),
         (Setting::new(Bf16, Bf16, (8, 1, 80)), mixed.clone()),
-        (Setting::new(Bf16, Bf16, (8, 1, 128)), vec![(16, 1), (130, 1), (63, 3)]),
+        (Setting::new(Bf16, Bf16, (8, 1, 128)).to(F32), vec![(16, 1), (130, 1), (63, 3)]),
         (Setting::new(F32, Bf16, (7, 1, 24)), mixed.clone()),
         (Setting::new(F32, F32, (1, 1, 8)), mixed.clone()),
         (Setting::new(F16, F32, (5, 1, 72)), mixed),
         (Setting::new(F32, F32, (4, 1, 128)), vec![(90, 1), (2, 17)]),
-        (Setting::new(Bf16, Bf16, (4, 1, 256)), vec![(90, 1), (2, 17)]),
+        (Setting::new(Bf16, Bf16, (4, 1, 256)).to(F32), vec![(90, 1), (2, 17)]),
         (Setting::new(F16, F16, (2, 1, 256)), vec![(130, 1), (63, 3)]),
         (Setting::new(F32, F32, (12, 1, 32)), single.clone()),
         (Setting::new(F16, F16, (7, 1, 64)), single),
@@ -67,10 +76,10 @@ pub(super) fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .map(|(setting, parts)| {
-        let Setting { dtype, cached, shape } = setting;
+        let Setting { dtype, cached, out, shape } = setting;
         let heads = (shape.num_heads, shape.num_kv_heads, shape.head_dim);
-        let types = (name(dtype), name(cached));
-        let case = format!("{} on {}, {}/{} heads of {}, {parts:?}", types.0, types.1, heads.0, heads.1, heads.2);
+        let types = (name(dtype), name(cached), name(out));
+        let case = format!("{types:?}, {}/{} heads of {}, {parts:?}", heads.0, heads.1, heads.2);
         Case::new("attention", case, move |rig| run(rig, setting, &parts))
     })
     .collect()
@@ -86,7 +95,7 @@ pub(super) struct Operands {
 
 impl Operands {
     pub fn upload(rig: &Rig, setting: Setting, of: &Sequences, q: &[f32], cache: &[f32]) -> Result<Self, DeviceError> {
-        let Setting { dtype, cached, shape } = setting;
+        let Setting { dtype, cached, shape, .. } = setting;
         let workspace = Attention::workspace_bytes(&of.limits, &shape, dtype, &rig.target);
         Ok(Operands {
             setting,
@@ -110,7 +119,7 @@ impl Operands {
     /// The result, `[T, heads * head_dim]`.
     pub fn run(&self, rig: &Rig, sequences: &Sequences) -> Result<Vec<f32>, DeviceError> {
         let (_block, pointers, counts) = sequences.upload(rig)?;
-        let out = Wide::poisoned(rig, sequences.len(), self.setting.width(), self.setting.dtype)?;
+        let out = Wide::poisoned(rig, sequences.len(), self.setting.width(), self.setting.out)?;
         rig.launch(&self.op(&out).launches(&rig.target, &pointers), &counts)?;
         out.download(rig)
     }

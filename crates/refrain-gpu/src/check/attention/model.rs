@@ -1,5 +1,5 @@
 //! The shapes of Qwen3.5-4B, timed: 16 query and 4 key and value heads of 256, 64 dimensions rotated. Types are those
-//! of a bf16 program: projections in f32, queries and the cache in bf16.
+//! of a bf16 program: projections and results in f32, queries and the cache in bf16.
 
 use super::attend::{Operands, Setting, reference};
 use super::rope::{self, Heads};
@@ -101,7 +101,7 @@ fn append(rig: &Rig, rows: usize) -> Result<Outcome, DeviceError> {
 }
 
 fn attend(rig: &Rig, parts: &[(usize, usize)]) -> Result<Outcome, DeviceError> {
-    let setting = Setting::new(DTYPE, DTYPE, (HEADS, KV_HEADS, HEAD_DIM));
+    let setting = Setting::new(DTYPE, DTYPE, (HEADS, KV_HEADS, HEAD_DIM)).to(Dtype::F32);
     let width = setting.width();
     let sequences = Sequences::new(rig, parts);
     let q = rig.random(sequences.len() * width, 1.0, DTYPE);
@@ -115,7 +115,7 @@ fn attend(rig: &Rig, parts: &[(usize, usize)]) -> Result<Outcome, DeviceError> {
     };
     let operands =
         (0..layers).map(|_| Operands::upload(rig, setting, &sequences, &q, &cache)).collect::<Result<Vec<_>, _>>()?;
-    let out = Wide::poisoned(rig, sequences.len(), width, DTYPE)?;
+    let out = Wide::poisoned(rig, sequences.len(), width, setting.out)?;
     let launches: Vec<LaunchSpec> =
         operands.iter().flat_map(|operands| operands.op(&out).launches(&rig.target, &pointers)).collect();
     let seconds = rig.time(&launches, &counts)?.map(|seconds| seconds / layers as f64);
@@ -137,6 +137,7 @@ fn attend(rig: &Rig, parts: &[(usize, usize)]) -> Result<Outcome, DeviceError> {
     }
     let keys: usize = sequences.rows().map(|(_, position)| position + 1).sum();
     let cached: usize = sequences.step.segments.iter().map(|segment| segment.context()).sum();
-    let bytes = (2 * cached * KV_HEADS * HEAD_DIM + 2 * sequences.len() * width) * DTYPE.bytes();
+    let rows = sequences.len() * width * (DTYPE.bytes() + setting.out.bytes());
+    let bytes = 2 * cached * KV_HEADS * HEAD_DIM * DTYPE.bytes() + rows;
     Ok(outcome.timed(bytes as u64, (4 * keys * HEADS * HEAD_DIM) as u64, seconds))
 }

@@ -74,7 +74,7 @@ impl Attention {
             .define("KEY_BLOCKS", blocks)
             .define("MMA", product)
             .define("PAIR", pair)
-            .define("KX_RESIDENT", 1)
+            .define("KX_RESIDENT", if self.shape.head_dim > 64 { 1 } else { 2 })
             .shared(bytes(queries, blocks));
         Some((kernel, queries))
     }
