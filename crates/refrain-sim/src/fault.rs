@@ -105,6 +105,10 @@ fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
             }
             _ => {
                 libc::signal(signal, libc::SIG_DFL);
+                // A fault happens again by itself; a signal that somebody sent does not.
+                if (*info).si_code <= 0 {
+                    libc::raise(signal);
+                }
             }
         }
     }
@@ -160,5 +164,40 @@ impl Drop for AlternateStack {
             libc::sigaltstack(&raw const none, std::ptr::null_mut());
             libc::munmap(self.base, ALTERNATE_BYTES);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a child process ends that installs the handler and runs `body`.
+    fn fate(body: fn()) -> c_int {
+        // SAFETY: the child calls nothing that could wait for a lock of another thread.
+        unsafe {
+            let child = libc::fork();
+            assert!(child >= 0);
+            if child == 0 {
+                install();
+                body();
+                libc::_exit(7);
+            }
+            let mut status = 0;
+            assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+            status
+        }
+    }
+
+    #[test]
+    fn faults_outside_of_kernels_end_the_process_as_ever() {
+        // SAFETY: a fault, which is what is tested, in a process of its own.
+        let status = fate(|| unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) });
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, "{status:#x}");
+        // SAFETY: as above.
+        let status = fate(|| unsafe {
+            libc::raise(libc::SIGFPE);
+        });
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGFPE, "{status:#x}");
+        assert_eq!(libc::WEXITSTATUS(fate(|| ())), 7);
     }
 }

@@ -9,7 +9,9 @@
 //! What it finds: reads of memory that nobody wrote (it is [poisoned](POISON)), accesses outside of allocations and of
 //! dynamic shared memory, barriers and wave operations that not all threads reach, missing waits for asynchronous
 //! copies, argument structs that differ between the two languages, and calls that a capture doesn't allow.
-//! What it can't find: races whose threads happen to run in the right order in every order tried, and time.
+//! What it can't find: races whose threads happen to run in the right order in every order tried, writes behind the end of
+//! one static shared array into the next, and time. A kernel that spins until another thread or block has done something
+//! never ends, for nobody else runs meanwhile.
 
 mod abi;
 mod block;
@@ -25,6 +27,7 @@ mod memory;
 mod module;
 mod options;
 mod runtime;
+mod turns;
 mod worker;
 
 pub use mapping::POISON;
