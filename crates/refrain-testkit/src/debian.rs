@@ -103,9 +103,13 @@ fn tree(names: &[&str]) -> Result<PathBuf, String> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         // The machine's package lists may be missing or old: then fresh ones, in a folder of our own.
         let lists = target_dir().join("test-debian/lists");
-        download(&names, &downloads, &[])
+        let unpacked = download(&names, &downloads, &[])
             .or_else(|_| download(&names, &downloads, &fresh_lists(&lists)?))
-            .and_then(|()| unpack(&downloads, &partial))?;
+            .and_then(|()| unpack(&downloads, &partial));
+        if unpacked.is_err() {
+            let _ = fs::remove_dir_all(&partial);
+        }
+        unpacked?;
         fs::remove_dir_all(&downloads).map_err(|error| format!("{}: {error}", downloads.display()))?;
         fs::rename(&partial, &root).map_err(|error| format!("{}: {error}", root.display()))?;
         Ok(root.clone())
