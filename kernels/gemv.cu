@@ -13,8 +13,8 @@
 // WIDE is 1 where all rows of x and of the matrix begin at multiples of 16 bytes and INPUTS is a multiple of 8; with 0 a
 // lane reads single elements, and anything goes.
 //
-// Defines: X_T, W_T, OUT_T, INPUTS, ROWS, OUTPUTS (at most `outputs`), DEPTH, STAGED, WIDE, THREADS, KX_RESIDENT. Dynamic shared memory: ROWS * INPUTS X_T
-// where STAGED.
+// Defines: X_T, W_T, OUT_T, INPUTS, ROWS, OUTPUTS (at most `outputs`), DEPTH, STAGED, WIDE, THREADS, KX_RESIDENT.
+// Dynamic shared memory: ROWS * INPUTS X_T where STAGED.
 #include "kx.h"
 
 struct GemvArgs {
