@@ -13,7 +13,7 @@ const SCAN_THREADS: u32 = 256;
 const SLICE: usize = SCAN_THREADS as usize * 32;
 /// Threads of a block that finds the best tokens, and of one that draws one: a block has a row. With more for the draw, the
 /// registers don't suffice on sm_80.
-const TOP_THREADS: u32 = 512;
+const TOP_THREADS: u32 = 384;
 const CHOOSE_THREADS: u32 = 384;
 /// Bytes of `SampleSlice` and `SampleRow`.
 const SLICE_BYTES: usize = 16;
