@@ -13,7 +13,7 @@ const SCAN_THREADS: u32 = 256;
 const SLICE: usize = SCAN_THREADS as usize * 32;
 /// Threads of a block that finds the best tokens, and of one that draws one: a block has a row. With more for the draw, the
 /// registers don't suffice on sm_80.
-const TOP_THREADS: u32 = 384;
+const TOP_THREADS: u32 = 512;
 const CHOOSE_THREADS: u32 = 384;
 /// Bytes of `SampleSlice` and `SampleRow`.
 const SLICE_BYTES: usize = 16;
@@ -192,7 +192,7 @@ impl Sample {
             ..scan(entry, 0, count)
         };
         let of_row = |source: &'static str, entry: &'static str, threads: u32, count: Count| {
-            let kernel = Kernel::new(source, entry, threads).define("VOCAB", self.vocab);
+            let kernel = Kernel::new(source, entry, threads).define("KX_RESIDENT", 1).define("VOCAB", self.vocab);
             LaunchSpec::new(kernel, Extent::one(count), &arguments)
         };
         vec![
