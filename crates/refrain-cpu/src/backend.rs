@@ -13,7 +13,9 @@ use crate::load::{Weight, load_weights};
 use crate::matrix::Matrix;
 use crate::pool::Pool;
 use crate::{Isa, Precision, SimdLevel};
-use refrain_device::{Arena, BLOCK_TOKENS, Backend, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits, StepOutput};
+use refrain_device::{
+    Arena, BLOCK_TOKENS, Backend, Cell, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits, StepOutput,
+};
 use refrain_program::{AttentionShape, Op, Program, StateId, StateKind, TensorId, View, WeightId};
 use std::ops::Range;
 
@@ -46,6 +48,8 @@ pub struct CpuBackend {
     pieces: Vec<Piece>,
     /// `0, 1, 2, ...`: row `t` of the step uses row `t` of the rotary tables.
     identity: Vec<u32>,
+    /// Logit rows of the step that has begun.
+    begun: Option<usize>,
 }
 
 /// Some consecutive tokens of one segment.
@@ -117,6 +121,7 @@ impl CpuBackend {
             plans,
             pieces: Vec::with_capacity(limits.max_tokens / PIECE_TOKENS + limits.max_segments),
             identity: (0..limits.max_tokens as u32).collect(),
+            begun: None,
         })
     }
 }
@@ -126,7 +131,8 @@ impl Backend for CpuBackend {
         &self.info
     }
 
-    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
+    /// Runs the step: nothing goes on here while the caller does something else.
+    fn begin(&mut self, step: &Step, _: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, self.program.vocab_size)?;
         self.prepare(step);
         let (places, run) = (
@@ -146,10 +152,18 @@ impl Backend for CpuBackend {
             // state that an op names lies in the arena; ops run one after another.
             unsafe { run.op(&mut self.pool, &places, &node.op) };
         }
+        self.begun = Some(step.logit_rows.len());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+        let logit_rows = self.begun.take().expect("a step has begun");
+        let (program, weights) = (&self.program, &self.weights);
+        let places = Places { program, layout: &self.layout, arena: &self.arena, weights };
         let logits = places.rows(self.program.logits);
         let width = self.program.logits.width;
-        // SAFETY: the logits are `[S, vocab]` without gaps, and nobody else touches the arena before the next call.
-        let logits = unsafe { std::slice::from_raw_parts_mut(logits.data, step.logit_rows.len() * width) };
+        // SAFETY: the logits are `[S, vocab]` without gaps, and nobody else touches the arena before the next step.
+        let logits = unsafe { std::slice::from_raw_parts_mut(logits.data, logit_rows * width) };
         Ok(StepOutput::Logits(logits))
     }
 }

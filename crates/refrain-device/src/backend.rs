@@ -1,7 +1,7 @@
 //! The trait behind which every kind of device executes steps, and the plain structs that size it.
 
 use crate::sampling::{Chosen, SamplingLimits};
-use crate::{DeviceError, Step};
+use crate::{Cell, DeviceError, Step};
 
 /// Executes steps of one loaded program on one device.
 pub trait Backend: Send {
@@ -13,12 +13,36 @@ pub trait Backend: Send {
         None
     }
 
-    /// Runs the whole program over one step. Where [`Step::sampling`] is empty it gives the logits of
-    /// [`Step::logit_rows`], otherwise what was chosen from them. Valid until the next call.
+    /// The ways in which this backend can run steps now; [`Cell::EAGER`] is always one of them, and the first.
+    fn cells(&self) -> &[Cell] {
+        &[Cell::EAGER]
+    }
+
+    /// Begins the whole program over one step, in the way of one of [`Backend::cells`] that suits it. Where
+    /// [`Step::sampling`] is empty the step will give the logits of [`Step::logit_rows`], otherwise what was chosen from
+    /// them.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; nothing has begun, the states of the step's sequences are undefined and must be recomputed.
+    fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError>;
+
+    /// Waits for the oldest step that has begun and gives its result, which is valid until the next call of `finish`.
     ///
     /// # Errors
     /// [`DeviceError`]; the states of the step's sequences are then undefined and must be recomputed.
-    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError>;
+    ///
+    /// # Panics
+    /// When no step has begun.
+    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError>;
+
+    /// Begins a step, op by op, and waits for it.
+    ///
+    /// # Errors
+    /// Those of both.
+    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
+        self.begin(step, Cell::EAGER)?;
+        self.finish()
+    }
 }
 
 /// What came of a step.

@@ -7,6 +7,7 @@
 
 mod arena;
 mod backend;
+mod cell;
 mod error;
 mod owned;
 mod runtime;
@@ -15,6 +16,7 @@ mod step;
 
 pub use arena::Arena;
 pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits, StepOutput};
+pub use cell::{Cell, Part, Replay, StepShape};
 pub use error::DeviceError;
 pub use owned::{DeviceMemory, Event, PinnedMemory, Stream};
 pub use runtime::{

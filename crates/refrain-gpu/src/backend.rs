@@ -9,8 +9,8 @@ use crate::step_block::StepCounts;
 use crate::upload::{copy, upload_weights};
 use crate::{LaunchSpec, Target};
 use refrain_device::{
-    Backend, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch,
-    PinnedMemory, PoolSizes, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
+    Backend, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape,
+    Launch, PinnedMemory, PoolSizes, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
 };
 use refrain_program::{Program, WeightSource};
 use std::sync::Arc;
@@ -52,9 +52,18 @@ pub struct GpuBackend {
     sample: Sample,
     host_result: PinnedMemory,
     chosen: Chosen,
+    begun: Option<Begun>,
     /// Kernels and memory are given back last: fields are dropped in this order.
     _kernels: Kernels,
     memory: DeviceMemory,
+}
+
+/// A step that has begun.
+struct Begun {
+    /// How much of it is copied to the host.
+    bytes: usize,
+    /// Where tokens are chosen, how many log-probabilities each logit row wants.
+    wanted: Option<Vec<Option<u32>>>,
 }
 
 /// An op with its launches for each range of rows.
@@ -136,6 +145,7 @@ impl GpuBackend {
             host_result: PinnedMemory::new(&runtime, sample.space.result_bytes())?,
             sample,
             chosen: Chosen::default(),
+            begun: None,
             layout,
             stream,
             _kernels: kernels,
@@ -215,7 +225,7 @@ impl Backend for GpuBackend {
         Some(sampling_limits(&self.limits))
     }
 
-    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
+    fn begin(&mut self, step: &Step, _: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, self.vocab_size)?;
         // SAFETY: the last step's copies have been waited for.
         let block = unsafe { self.step_block.slice() };
@@ -228,28 +238,38 @@ impl Backend for GpuBackend {
         // SAFETY: both ranges exist; the block is not written before the step has ended.
         unsafe { self.runtime.copy_to_device(stream, to, self.step_block.base(), bytes)? };
         let enqueued = self.enqueue(&counts);
-        let rows = step.logit_rows.len();
         let sampled = counts.sampled > 0;
         let (to, from, bytes) = if sampled {
             let (offset, bytes) = self.sample.space.results(step);
             (self.host_result.base(), self.sample.workspace.offset(offset), bytes)
         } else {
-            (self.host_logits.base(), self.logits, rows * self.vocab_size * 4)
+            (self.host_logits.base(), self.logits, step.logit_rows.len() * self.vocab_size * 4)
         };
         let copied = match enqueued {
             // SAFETY: the host's buffers hold the logits `[S, vocab]` f32, and the result, of the largest step.
             Ok(()) if bytes > 0 => unsafe { self.runtime.copy_to_host(stream, to, from, bytes) },
             other => other,
         };
-        // Also after an error: nothing may run when the next step begins.
-        self.stream.synchronize().and(copied)?;
-        if sampled {
+        if let Err(error) = copied {
+            // Nothing may run when the next step begins.
+            self.stream.synchronize()?;
+            return Err(error);
+        }
+        let wanted = sampled.then(|| step.sampling.iter().map(|row| row.logprobs).collect());
+        self.begun = Some(Begun { bytes, wanted });
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+        let Begun { bytes, wanted } = self.begun.take().expect("a step has begun");
+        self.stream.synchronize()?;
+        if let Some(wanted) = wanted {
             // SAFETY: the copy has ended.
             let result = unsafe { self.host_result.slice() };
-            self.sample.space.read(step, self.vocab_size, &result[..bytes], &mut self.chosen);
+            self.sample.space.read(&wanted, self.vocab_size, &result[..bytes], &mut self.chosen);
             return Ok(StepOutput::Chosen(&self.chosen));
         }
-        // SAFETY: the copy has ended, and the buffer is not written before the next call.
+        // SAFETY: the copy has ended, and the buffer is not written before the next step.
         let logits = unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), bytes / 4) };
         Ok(StepOutput::Logits(logits))
     }

@@ -166,7 +166,8 @@ fn run(rig: &Rig, vocab_size: usize, wanted: Vec<Wanted>) -> Result<Outcome, Dev
     let (offset, bytes) = space.results(&step);
     let results: Vec<u8> = rig.download(&workspace, offset + bytes)?;
     let mut chosen = Chosen::default();
-    space.read(&step, vocab_size, &results[offset..], &mut chosen);
+    let wanted: Vec<_> = step.sampling.iter().map(|row| row.logprobs).collect();
+    space.read(&wanted, vocab_size, &results[offset..], &mut chosen);
     let row_logits = all.chunks(vocab_size);
     let errors = step.sampling.iter().zip(row_logits).enumerate().map(|(index, (row, logits))| {
         let own = &step.adjustments[row.adjustments.start as usize..row.adjustments.end as usize];

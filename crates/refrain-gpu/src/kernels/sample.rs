@@ -117,21 +117,21 @@ impl SampleSpace {
         self.result_bytes
     }
 
-    /// Reads the results of a step.
+    /// Reads the results of a step; `wanted` is [`RowSampling::logprobs`] of its rows.
     ///
     /// # Panics
     /// When `results` are shorter than [`SampleSpace::results`] says.
-    pub fn read(&self, step: &Step, vocab: usize, results: &[u8], chosen: &mut Chosen) {
+    pub fn read(&self, wanted: &[Option<u32>], vocab: usize, results: &[u8], chosen: &mut Chosen) {
         chosen.clear();
-        for (index, want) in step.sampling.iter().enumerate() {
+        for (index, &wanted) in wanted.iter().enumerate() {
             let row: SampleChosen = item(results, index * size_of::<SampleChosen>());
             let ranked = match row.status {
                 STATUS_NOT_FINITE => Err(NoToken::NotFinite),
                 STATUS_NONE_ALLOWED => Err(NoToken::NoneAllowed),
-                _ if want.logprobs.is_none() => Ok(RankedToken { token: row.token, ..RankedToken::default() }),
+                _ if wanted.is_none() => Ok(RankedToken { token: row.token, ..RankedToken::default() }),
                 _ => Ok(RankedToken { token: row.token, logprob: row.logprob, rank: row.rank + 1 }),
             };
-            let top = if ranked.is_ok() { want.logprobs.unwrap_or(0) } else { 0 };
+            let top = if ranked.is_ok() { wanted.unwrap_or(0) } else { 0 };
             chosen.rows.push(ranked);
             chosen.top.extend((0..vocab.min(top as usize)).map(|place| {
                 let at = self.top + (index * MOST_TOP + place) * size_of::<SampleTop>();

@@ -1,6 +1,6 @@
 //! A device for tests: it answers with the prompt, again and again, each time with an end-of-sequence token after it.
 
-use refrain_device::{Backend, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits, StepOutput};
+use refrain_device::{Backend, Cell, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits, StepOutput};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Backend for Parrot {
         &self.info
     }
 
-    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
+    fn begin(&mut self, step: &Step, _: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, VOCAB)?;
         std::thread::sleep(self.step_time);
         if step.tokens.contains(&FAILS) {
@@ -75,6 +75,10 @@ impl Backend for Parrot {
                 self.logits[start + Self::next(sequence, position) as usize] = SURE;
             }
         }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
         Ok(StepOutput::Logits(&mut self.logits))
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::sampling::device::on_host::choose_row;
 use refrain_device::{
-    BLOCK_TOKENS, Backend, Chosen, DeviceError, DeviceInfo, PoolSizes, SCAN_CHUNK, SamplingLimits, Segment, Step,
+    BLOCK_TOKENS, Backend, Cell, Chosen, DeviceError, DeviceInfo, PoolSizes, SCAN_CHUNK, SamplingLimits, Segment, Step,
     StepLimits, StepOutput,
 };
 use std::sync::mpsc::{Receiver, Sender};
@@ -89,6 +89,7 @@ pub struct HashModel {
     gate: Option<Gate>,
     sampling: Option<SamplingLimits>,
     chosen: Chosen,
+    chooses: bool,
 }
 
 impl HashModel {
@@ -97,6 +98,7 @@ impl HashModel {
         Self {
             sampling,
             chosen: Chosen::default(),
+            chooses: false,
             info: DeviceInfo::default(),
             limits,
             pools,
@@ -141,7 +143,7 @@ impl Backend for HashModel {
         self.sampling
     }
 
-    fn execute(&mut self, step: &Step) -> Result<StepOutput<'_>, DeviceError> {
+    fn begin(&mut self, step: &Step, _: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, VOCAB)?;
         if let Some(gate) = &self.gate {
             // A test that has let go of its ends lets every step pass.
@@ -167,8 +169,9 @@ impl Backend for HashModel {
             step.segments.iter().for_each(|segment| self.slots[segment.slot as usize] = u64::MAX);
             return Err(DeviceError::InvalidStep { what: "a test asked for it".to_owned() });
         }
-        if step.sampling.is_empty() {
-            return Ok(StepOutput::Logits(&mut self.logits));
+        self.chooses = !step.sampling.is_empty();
+        if !self.chooses {
+            return Ok(());
         }
         let limits = self.sampling.expect("only a device that chooses is asked to");
         assert!(step.adjustments.len() <= limits.max_adjustments);
@@ -177,6 +180,10 @@ impl Backend for HashModel {
             assert!(row.logprobs.is_none_or(|top| top as usize <= limits.max_top));
             choose_row(logits, row, &step.adjustments, &mut self.chosen);
         }
-        Ok(StepOutput::Chosen(&self.chosen))
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+        if self.chooses { Ok(StepOutput::Chosen(&self.chosen)) } else { Ok(StepOutput::Logits(&mut self.logits)) }
     }
 }
