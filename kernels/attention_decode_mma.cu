@@ -204,8 +204,9 @@ KX_KERNEL(attention_decode_mma, AttentionDecodeArgs, THREADS) {
     KX_SHARED Room room;
     KX_SHARED Weights shared;
     kx_let_next_start();
+    first_part(args, room);
     kx_wait_for_previous();
-    for (first_part(args, room); room.part.splits > 0; next_part(args, room)) {
+    for (; room.part.splits > 0; next_part(args, room)) {
         Sums sums;
         attend(args, shared, room.part, sums);
         gather(room, sums);

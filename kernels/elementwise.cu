@@ -67,10 +67,10 @@ struct SiluMul {
 
 template <class Function> KX_DEV void pairwise(const PairArgs& args) {
     kx_let_next_start();
-    kx_wait_for_previous();
     const Place at = place();
-    if (at.column >= args.width) return;
     const u32 rows = *args.rows;
+    kx_wait_for_previous();
+    if (at.column >= args.width) return;
     f32 a[ROWS_EACH][VECTOR], b[ROWS_EACH][VECTOR];
     KX_UNROLL
     for (u32 i = 0; i < ROWS_EACH; i++) {
@@ -105,10 +105,10 @@ template <class From> struct PickArgs {
 
 template <class From> KX_DEV void pick(const PickArgs<From>& args) {
     kx_let_next_start();
-    kx_wait_for_previous();
     const Place at = place();
-    if (at.column >= args.width) return;
     const u32 rows = *args.rows;
+    kx_wait_for_previous();
+    if (at.column >= args.width) return;
     f32 values[ROWS_EACH][VECTOR];
     KX_UNROLL
     for (u32 i = 0; i < ROWS_EACH; i++) {

@@ -55,11 +55,10 @@ KX_KERNEL(gdn_conv, GdnConvArgs, THREADS) {
     KX_UNROLL
     for (u32 tap = 0; tap < TAPS; tap++) unpack(weight[tap], fetch(args.weight + (u64)tap * args.channels + channel));
 
-    kx_wait_for_previous();
     const StepHeader* const header = args.step.header;
     const u32 index = kx_block_z() + (SINGLE ? header->prefill_pieces : 0);
-    if (index >= (SINGLE ? header->pieces : header->prefill_pieces)) return;
-    const Piece piece = args.step.pieces[index];
+    const bool exists = index < (SINGLE ? header->pieces : header->prefill_pieces);
+    const Piece piece = args.step.pieces[exists ? index : 0];
     const Segment segment = args.step.segments[piece.segment];
 
     // Rows are counted from the segment's first.
@@ -72,7 +71,6 @@ KX_KERNEL(gdn_conv, GdnConvArgs, THREADS) {
     }
     begin += kx_block_y() * ROWS;
     if (end > begin + ROWS) end = begin + ROWS;
-    if (begin >= end) return;
 
     const X_T* const x = args.x + (u64)segment.row * args.x_stride + channel;
     OUT_T* const out = args.out + (u64)segment.row * args.out_stride + channel;
@@ -85,11 +83,14 @@ KX_KERNEL(gdn_conv, GdnConvArgs, THREADS) {
     for (u32 j = 0; j + 1 < TAPS; j++) {
         KX_UNROLL
         for (u32 i = 0; i < VECTOR; i++) window[j][i] = 0.0f;
-        if (begin > 0) {
-            unpack(window[j], fetch(x + (u64)(begin - KEPT + j) * args.x_stride));
-        } else if (!fresh) {
-            unpack(window[j], fetch(state + j * args.channels));
-        }
+        // Of this step, only this block writes this part of the state.
+        if (exists && begin == 0 && !fresh) unpack(window[j], fetch(state + j * args.channels));
+    }
+    kx_wait_for_previous();
+    if (!exists || begin >= end) return;
+    if (begin > 0) {
+        KX_UNROLL
+        for (u32 j = 0; j + 1 < TAPS; j++) unpack(window[j], fetch(x + (u64)(begin - KEPT + j) * args.x_stride));
     }
 
     if (begin == 0) {

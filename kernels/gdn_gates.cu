@@ -33,17 +33,18 @@ KX_DEV f32 softplus(f32 x) {
 
 KX_KERNEL(gdn_gates, GdnGatesArgs, THREADS) {
     kx_let_next_start();
-    kx_wait_for_previous();
     const u32 rows = *args.rows;
+    bool waited = false;
     for (u32 i = kx_tid(); i < ROWS * HEADS; i += THREADS) {
         const u64 row = kx_block_x() * ROWS + i / HEADS;
         const u32 head = i % HEADS;
-        // There is a row wherever the grid has a block, so the first one needs not wait for their number.
-        if (i >= HEADS && row >= rows) return;
-        const f32 b = kx_float(args.b[row * args.b_stride + head]);
-        const f32 a = kx_float(args.a[row * args.a_stride + head]) + args.dt_bias[head];
-        const f32 decay = -kx_exp(args.a_log[head]) * softplus(a);
+        const f32 bias = args.dt_bias[head], rate = -kx_exp(args.a_log[head]);
+        if (!waited) kx_wait_for_previous();
+        waited = true;
         if (row >= rows) return;
+        const f32 b = kx_float(args.b[row * args.b_stride + head]);
+        const f32 a = kx_float(args.a[row * args.a_stride + head]) + bias;
+        const f32 decay = rate * softplus(a);
         args.beta[row * args.beta_stride + head] = kx_sigmoid(b);
         args.decay[row * args.decay_stride + head] = decay;
     }

@@ -84,8 +84,8 @@ KX_KERNEL(gated_rms_norm, GatedRmsNormArgs, THREADS) {
         if (element < HEAD_DIM) load(weight[item], args.weight + element);
     }
 
-    kx_wait_for_previous();
     const u32 rows = *args.rows;
+    kx_wait_for_previous();
     f32 x[ROWS][ITEMS][VECTOR], gate[ROWS][ITEMS][VECTOR];
     KX_UNROLL
     for (u32 i = 0; i < ROWS; i++) {
@@ -123,8 +123,8 @@ struct L2NormArgs {
 
 KX_KERNEL(l2_norm, L2NormArgs, THREADS) {
     kx_let_next_start();
-    kx_wait_for_previous();
     const u32 rows = *args.rows;
+    kx_wait_for_previous();
     const Place at = place();
     f32 x[ROWS][ITEMS][VECTOR];
     KX_UNROLL

@@ -97,27 +97,15 @@ KX_DEV f32 dot(const f32 a[ITEMS][VECTOR], const f32 b[ITEMS][VECTOR]) {
     return kx_group_sum<LANES>(sum);
 }
 
-KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
-    kx_let_next_start();
-    kx_wait_for_previous();
-    if (kx_block_z() >= args.step.header->recurrent) return;
-    const Piece piece = args.step.recurrent[kx_block_z()];
-    const u32 lane = kx_tid() % LANES;
-    const Place at = {kx_block_y(), lane * VECTOR, kx_block_x() * SLICE + kx_tid() / LANES};
-
-    Token next;
-    load_token(next, args, piece.row, at);
-
-    const u64 slot = args.step.segments[piece.segment].slot;
-    f32* const rows = args.state + (slot * VALUE_HEADS + at.head) * ((u64)VALUE_DIM * KEY_DIM);
-    f32 state[ROWS][ITEMS][VECTOR];
+// Rows of S where there are any, else zeros.
+KX_DEV void load_state(f32 state[ROWS][ITEMS][VECTOR], const f32* rows, const Place& at, bool exists) {
     KX_UNROLL
     for (u32 r = 0; r < ROWS; r++) {
         const u32 value = at.value + r * GROUPS;
         KX_UNROLL
         for (u32 item = 0; item < ITEMS; item++) {
             const u32 element = at.element + item * LANES * VECTOR;
-            if (piece.position > 0 && value < VALUE_DIM && element < KEY_DIM) {
+            if (exists && value < VALUE_DIM && element < KEY_DIM) {
                 load(state[r][item], rows + value * KEY_DIM + element);
             } else {
                 KX_UNROLL
@@ -125,6 +113,25 @@ KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
             }
         }
     }
+}
+
+KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
+    kx_let_next_start();
+    const bool exists = kx_block_z() < args.step.header->recurrent;
+    const Piece piece = args.step.recurrent[exists ? kx_block_z() : 0];
+    const Segment segment = args.step.segments[piece.segment];
+    const u32 lane = kx_tid() % LANES;
+    const Place at = {kx_block_y(), lane * VECTOR, kx_block_x() * SLICE + kx_tid() / LANES};
+    f32* const rows = args.state + ((u64)segment.slot * VALUE_HEADS + at.head) * ((u64)VALUE_DIM * KEY_DIM);
+
+    // Unless the scan has the first rows of this sequence, the state is that of an earlier step.
+    f32 state[ROWS][ITEMS][VECTOR];
+    load_state(state, rows, at, exists && piece.position > 0 && segment.scan == 0);
+    kx_wait_for_previous();
+    if (!exists) return;
+    if (segment.scan > 0) load_state(state, rows, at, true);
+    Token next;
+    load_token(next, args, piece.row, at);
 
     for (u32 index = 0; index < piece.len; index++) {
         const Token token = next;

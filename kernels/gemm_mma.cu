@@ -79,8 +79,8 @@ KX_KERNEL(gemm_mma, GemmArgs, THREADS) {
         T* const to = shared + stage * STAGE + TILE_M * TILE_K;
         copy_tile<TILE_N>(to, args.weight, INPUTS, first_n, args.outputs, stage * TILE_K);
     }
-    kx_wait_for_previous();
     const u32 rows = *args.rows;
+    kx_wait_for_previous();
     KX_UNROLL
     for (u32 stage = 0; stage < STAGES - 1; stage++) {
         copy_tile<TILE_M>(shared + stage * STAGE, args.x, args.x_stride, first_m, rows, stage * TILE_K);

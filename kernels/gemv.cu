@@ -90,8 +90,8 @@ KX_KERNEL(gemv, GemvArgs, THREADS) {
         for (u32 i = 0; i < DEPTH; i++) fetch_step(ring[i], weight + i * STEP, begin + i * STEP);
     }
 
-    kx_wait_for_previous();
     const u32 rows = *args.rows, first = kx_block_z() * ROWS;
+    kx_wait_for_previous();
     const X_T* x = args.x + (u64)first * args.x_stride;
     const u32 here = rows > first ? least(rows - first, ROWS) : 0;
 #if STAGED

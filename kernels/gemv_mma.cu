@@ -72,8 +72,8 @@ KX_KERNEL(gemv_mma, GemvArgs, THREADS) {
         for (u32 i = 0; i < DEPTH; i++) ring[i] = fetch(weight, i, column);
     }
 
-    kx_wait_for_previous();
     const u32 rows = *args.rows, first = kx_block_z() * ROWS;
+    kx_wait_for_previous();
     T* const slice = shared + wave * (ROWS * SLICE_STRIDE);
     KX_UNROLL
     for (u32 m = 0; m < ROWS; m++) {

@@ -18,18 +18,24 @@ struct KvAppendArgs {
 
 KX_KERNEL(kv_append, KvAppendArgs, THREADS) {
     kx_let_next_start();
-    kx_wait_for_previous();
     const u32 rows = args.step.header->tokens;
+    bool waited = false;
     KX_UNROLL
     for (u32 first = 0; first < ROWS * EIGHTS; first += THREADS) {
         const u32 item = first + kx_tid(), row = kx_block_x() * ROWS + item / EIGHTS;
-        if (item >= ROWS * EIGHTS || row >= rows) continue;
+        const bool exists = item < ROWS * EIGHTS && row < rows;
         const bool value = item % EIGHTS >= EIGHTS / 2;
         const u32 column = item % (EIGHTS / 2) * 8, head = column / HEAD_DIM;
         const X_T* from = value ? args.v + (u64)row * args.v_stride : args.k + (u64)row * args.k_stride;
-        const u32 position = args.step.row_position[row];
-        const Segment* segment = args.step.segments + args.step.row_segment[row];
-        const u32 block = kv_block(args.step.block_table + segment->blocks, position);
+        u32 position = 0, block = 0;
+        if (exists) {
+            position = args.step.row_position[row];
+            const Segment* segment = args.step.segments + args.step.row_segment[row];
+            block = kv_block(args.step.block_table + segment->blocks, position);
+        }
+        if (!waited) kx_wait_for_previous();
+        waited = true;
+        if (!exists) continue;
         const u32 within = position % KX_BLOCK * HEAD_DIM + column % HEAD_DIM;
         kv_store(args.cache + kv_keys(block, head) + (value ? KV_VALUES : 0) + within, from + column);
     }

@@ -12,7 +12,9 @@
 // Rules. Only kx_* names, no CUDA or HIP ones. KX_WAVE (32 or 64) is a constant: never write 32. Every thread of a
 // block reaches every kx_sync, every thread of a wave every shuffle, reduction and mma. Shared arrays that are accessed
 // 16 bytes at a time are KX_ALIGN(16). Loops over register arrays are KX_UNROLLed, so that no array goes to memory.
-// A kernel waits with kx_wait_for_previous before it touches anything that an earlier kernel writes (all but weights).
+// A kernel waits with kx_wait_for_previous before it touches anything that an earlier kernel of the step writes: all but
+// weights, the step block (its tokens excepted), and states that only it writes. Some block waits in every launch, also
+// where there is nothing to do, since the next kernel waits for this one only.
 #pragma once
 
 typedef unsigned char u8;

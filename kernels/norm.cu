@@ -57,8 +57,8 @@ KX_KERNEL(rms_norm, RmsNormArgs, THREADS) {
         if (at < WIDTH) load(weight[item], args.weight + at);
     }
 
-    kx_wait_for_previous();
     const u32 rows = *args.rows, first = kx_block_x() * ROWS;
+    kx_wait_for_previous();
     f32 x[ROWS][ITEMS][VECTOR];
     KX_UNROLL
     for (u32 i = 0; i < ROWS; i++) {
@@ -110,9 +110,10 @@ KX_KERNEL(rms_norm, RmsNormArgs, THREADS) {
 KX_KERNEL(rms_norm_long, RmsNormArgs, THREADS) {
     KX_SHARED f32 sums[WAVES];
     kx_let_next_start();
-    kx_wait_for_previous();
     const u64 row = kx_block_x();
-    if (row >= *args.rows) return;
+    const u32 rows = *args.rows;
+    kx_wait_for_previous();
+    if (row >= rows) return;
     const X_T* const x = args.x + row * args.x_stride;
     OUT_T* const out = args.out + row * args.out_stride;
 

@@ -72,8 +72,11 @@ KX_KERNEL(qk_norm_rope, QkNormRopeArgs, THREADS) {
         kx_load8(weight, args.weight + first);
         load_partners(partner_weight, args.weight, first);
     }
+    const bool exists = row < args.step.header->tokens;
+    const f32 position = exists ? (f32)args.step.row_position[row] : 0.0f;
+    for (u32 i = kx_tid(); i < HALF; i += THREADS) sine_cosine(position * args.frequencies[i], &sines[i], &cosines[i]);
     kx_wait_for_previous();
-    if (row >= args.step.header->tokens) return;
+    if (!exists) return;
 
     const u32 first_head = kx_block_y() * (GROUPS * PER_GROUP) + group;
     f32 x[PER_GROUP][8], partner[PER_GROUP][8];
@@ -89,8 +92,6 @@ KX_KERNEL(qk_norm_rope, QkNormRopeArgs, THREADS) {
             for (int i = 0; i < 8; i++) x[n][i] = partner[n][i] = 0.0f;
         }
     }
-    const f32 position = (f32)args.step.row_position[row];
-    for (u32 i = kx_tid(); i < HALF; i += THREADS) sine_cosine(position * args.frequencies[i], &sines[i], &cosines[i]);
     kx_sync();
 
     // Of every dimension: what it and its partner are multiplied with.

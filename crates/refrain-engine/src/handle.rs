@@ -5,8 +5,9 @@ use crate::scheduler::Rank;
 use crate::shared::{Command, Life, Line, Shared, Submission};
 use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
 use refrain_device::{Backend, DeviceInfo};
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
@@ -27,13 +28,13 @@ impl Engine {
         let (commands, received) = channel();
         let (life, watched) = watch::channel(Life::Running);
         let seen = Arc::clone(&shared);
-        std::thread::Builder::new().name("refrain-engine".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("refrain-engine".to_owned()).spawn(move || {
             let mut runner = Runner::new(backend, seen, received);
             // Dropped before the runner, so that whoever finds a channel closed can see why.
             let mut last_words = LastWords { life, says: Life::Died };
             last_words.says = runner.run();
         })?;
-        Ok(EngineHandle { shared, commands, life: watched })
+        Ok(EngineHandle { shared, commands, life: watched, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 }
 
@@ -79,6 +80,7 @@ pub struct EngineHandle {
     shared: Arc<Shared>,
     commands: Sender<Command>,
     life: watch::Receiver<Life>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl EngineHandle {
@@ -191,6 +193,15 @@ impl EngineHandle {
     /// once.
     pub fn stop(&self) {
         self.close(Command::Stop);
+    }
+
+    /// Ends the thread at the next step and waits until it has given its device back. A process that ends without it
+    /// takes the driver's library away from under the thread.
+    pub fn stop_and_join(&self) {
+        self.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A thread that panicked has said so, and is gone too.
+        let _ = thread.map(JoinHandle::join);
     }
 
     fn close(&self, command: Command) {

@@ -107,6 +107,16 @@ pub struct Loaded {
     pub served_model_names: Vec<String>,
     /// What was decided.
     pub report: Report,
+    _closing: Closing,
+}
+
+/// Gives the device back before the process ends.
+struct Closing(EngineHandle);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.stop_and_join();
+    }
 }
 
 /// What was decided while loading, and how long it took.
@@ -305,7 +315,8 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         open_seconds,
         weights_seconds: start.elapsed().as_secs_f64(),
     };
-    Ok(Loaded { model, program, engine, text, served_model_names, report })
+    let closing = Closing(engine.clone());
+    Ok(Loaded { model, program, engine, text, served_model_names, report, _closing: closing })
 }
 
 fn describe_types(dtype: Dtype, types: &BuildOptions, stored: Dtype) -> String {

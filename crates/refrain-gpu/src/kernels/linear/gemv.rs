@@ -52,7 +52,8 @@ impl GemvPlan {
             let resident = GemvPlan::resident(slice * groups, groups, depth);
             let fits = |rows: &u32| mma_shared_bytes(*rows, slice, groups, linear) <= target.shared_bytes;
             let rows = [rows.min(8), 4, 2].into_iter().find(fits).unwrap_or(1);
-            return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: resident };
+            // One block keeps the memory busy, and leaves room for those of the next kernel.
+            return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: 1 };
         }
         // From four rows on reading `x` costs more than reading the weights, so two outputs share it.
         let (outputs, most): (u32, u32) = match rows {
@@ -82,10 +83,9 @@ impl GemvPlan {
     }
 }
 
-/// Slice, groups and depth of `gemv_mma`: about 16 loads in flight, rings that end where units end, and as few outputs in
-/// a unit as that needs, so that units can be shared evenly.
+/// Slice, groups and depth of `gemv_mma`: rings that end where units end, 15 loads in flight or some more if no more than
+/// 16 outputs in a unit are needed for it, so that units can be shared evenly, else at least 8.
 fn cut_mma(inputs: u32, outputs: u32) -> (u32, u32, u32) {
-    const ENOUGH: u32 = 8;
     let least = inputs.div_ceil(THREADS / 32 * MMA_COLUMNS);
     let cuts = (least..least + 3).flat_map(|slice| (1..=8).map(move |groups| (slice, groups)));
     let cuts = cuts.filter(|(_, groups)| groups * MMA_ROWS <= outputs).map(|(slice, groups)| {
@@ -95,9 +95,11 @@ fn cut_mma(inputs: u32, outputs: u32) -> (u32, u32, u32) {
         let depth = (1..=most).rev().find(|depth| loads.is_multiple_of(*depth));
         (slice, groups, depth.expect("one divides all"))
     });
-    cuts.clone()
-        .find(|(_, _, depth)| *depth >= ENOUGH)
-        .or_else(|| cuts.max_by_key(|(_, _, depth)| *depth))
+    let deep = |&(slice, groups, depth): &(u32, u32, u32)| slice == least && groups <= 4 && depth >= 15;
+    let find = |wanted: &dyn Fn(&(u32, u32, u32)) -> bool| cuts.clone().find(wanted);
+    find(&deep)
+        .or_else(|| find(&|(_, _, depth)| *depth >= 8))
+        .or_else(|| cuts.clone().max_by_key(|(_, _, depth)| *depth))
         .expect("four outputs are at least one group")
 }
 
