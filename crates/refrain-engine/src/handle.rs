@@ -282,3 +282,57 @@ impl Drop for RequestStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refrain_device::{Cell, DeviceError, PoolSizes, Step, StepOutput};
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// A device that takes a while to be given back.
+    struct Slow(DeviceInfo, Arc<AtomicBool>);
+
+    impl Backend for Slow {
+        fn device(&self) -> &DeviceInfo {
+            &self.0
+        }
+
+        fn begin(&mut self, _: &Step, _: Cell) -> Result<(), DeviceError> {
+            unreachable!("nothing is asked of it")
+        }
+
+        fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+            unreachable!("nothing is asked of it")
+        }
+    }
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(100));
+            self.1.store(true, SeqCst);
+        }
+    }
+
+    #[test]
+    fn who_joins_finds_the_device_given_back() {
+        let config = EngineConfig {
+            max_num_seqs: 1,
+            max_num_batched_tokens: 65,
+            max_model_len: 16,
+            pools: PoolSizes { blocks: 1, slots: 1 },
+            scheduling_policy: SchedulingPolicy::Fcfs,
+            max_num_queued_reqs: None,
+            max_num_queued_tokens: None,
+            eos_token_ids: vec![],
+            vocab_size: 2,
+            seed: 0,
+        };
+        let given_back = Arc::new(AtomicBool::new(false));
+        let engine = Engine::start(Box::new(Slow(DeviceInfo::default(), given_back.clone())), config).unwrap();
+        engine.stop_and_join();
+        assert!(given_back.load(SeqCst));
+        assert!(!engine.is_alive() && !engine.is_dead());
+        // Again, and by another handle: there is nothing left to wait for.
+        engine.clone().stop_and_join();
+    }
+}
