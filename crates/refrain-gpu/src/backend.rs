@@ -6,6 +6,7 @@ use crate::layout::Layout;
 use crate::loader::{KernelOptions, Kernels, PrepareReport};
 use crate::lower::{self, Action, Lowered, Places};
 use crate::step_block::StepCounts;
+use crate::supported::check_program;
 use crate::upload::{copy, upload_weights};
 use crate::{LaunchSpec, Target};
 use refrain_device::{
@@ -95,6 +96,7 @@ impl GpuBackend {
         options: &GpuOptions,
         progress: &dyn Fn(usize, usize),
     ) -> Result<GpuBackend, DeviceError> {
+        check_program(&*runtime, program, &limits, options.library)?;
         let target = Target::from(runtime.info());
         let layout = Layout::new(program, &limits, &pools, &target);
         let memory = DeviceMemory::new(&runtime, layout.bytes, "weights, activations and state pools")?;

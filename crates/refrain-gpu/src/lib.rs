@@ -13,6 +13,7 @@ mod lower;
 mod measure;
 mod sources;
 mod step_block;
+mod supported;
 mod target;
 mod upload;
 
@@ -23,4 +24,5 @@ pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_sou
 pub use lower::required_kernels;
 pub use measure::{MEASURED_BYTES, Measured, measure, measure_kernels};
 pub use step_block::{StepCounts, StepLayout, StepPointers};
+pub use supported::check_program;
 pub use target::Target;

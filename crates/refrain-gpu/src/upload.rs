@@ -121,7 +121,10 @@ fn cut<'a>(
 ) -> Result<(), DeviceError> {
     let row_bytes = row_elements(weight.kind) * element_bytes(weight);
     let most = STAGE_BYTES / row_bytes;
-    assert!(most > 0, "a row of {} is larger than a staging buffer", weight.name);
+    if most == 0 {
+        let why = format!("a row of it has {row_bytes} bytes, and at most {STAGE_BYTES} can be copied at a time");
+        return Err(DeviceError::Weight { name: weight.name.clone(), why });
+    }
     let mut offset = 0;
     for part in &weight.parts {
         let tensor = checked(weight, part, source)?;

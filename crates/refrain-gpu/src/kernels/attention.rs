@@ -34,14 +34,15 @@ impl Attention {
     pub fn workspace_bytes(limits: &StepLimits, shape: &AttentionShape, _dtype: Dtype, target: &Target) -> usize {
         let plan = DecodePlan::new(shape, target);
         let units = shape.num_heads / plan.queries as usize;
-        limits.max_segments * units * plan.record_bytes(shape)
+        limits.max_segments.saturating_mul(units * plan.record_bytes(shape))
     }
 
     /// A launch for sequences with several rows in the step, and one for those with one: they write different rows.
+    ///
+    /// # Panics
+    /// When the shape is one of [`unsupported`].
     pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
-        if let Some(why) = unsupported(&self.shape) {
-            panic!("attention: {why}");
-        }
+        assert!(unsupported(&self.shape).is_none(), "the program was not checked: {:?}", self.shape);
         vec![self.prefill(target, step), self.decode(target, step)]
     }
 
@@ -73,7 +74,11 @@ impl Attention {
 
 /// Why these kernels can't do attention of a shape; `None` when they can.
 pub fn unsupported(shape: &AttentionShape) -> Option<String> {
-    let head_dim = shape.head_dim;
+    unsupported_head(shape.head_dim)
+}
+
+/// The same for heads of so many dimensions.
+pub fn unsupported_head(head_dim: usize) -> Option<String> {
     let possible = head_dim > 0 && head_dim <= 256 && head_dim.is_multiple_of(8);
     (!possible).then(|| format!("head_dim is {head_dim}, the kernels take multiples of 8 up to 256"))
 }

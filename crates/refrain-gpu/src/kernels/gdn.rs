@@ -8,7 +8,7 @@ mod scan;
 pub use conv::GdnConv;
 pub use gates::GdnGates;
 pub use norm::{GatedRmsNorm, L2Norm};
-pub use scan::GdnScan;
+pub use scan::{GdnScan, unsupported};
 
 use crate::kernel::Rows;
 

@@ -167,6 +167,8 @@ impl Device {
         let (target, held) = match self {
             Device::Cpu(_) => (None, 0),
             Device::Gpu(runtime, _) => {
+                let least = StepLimits { max_tokens: 1, max_segments: 1, max_logit_rows: 1, max_model_len: 1 };
+                refrain_gpu::check_program(&**runtime, program, &least, GpuOptions::default().library)?;
                 let memory = runtime.memory()?;
                 (Some(Target::from(runtime.info())), memory.total - memory.free)
             }
@@ -224,5 +226,25 @@ mod tests {
         for text in ["abacus", "cpu:0", "cuda:x", "cuda:-1", "", "CUDA"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_model_without_kernels_is_refused_before_its_memory_is_planned() {
+        let json = r#"{"architectures": ["Qwen3_5ForCausalLM"], "num_hidden_layers": 4, "head_dim": 320}"#;
+        let config = refrain_model::ModelConfig::from_json(json).unwrap();
+        let cpu = CpuOptions { threads: 1, precision: refrain_cpu::Precision::F32, isa: None };
+        let device = |choice| open(choice, cpu, &GpuSettings::default()).unwrap().0;
+        let program = |device: &Device| {
+            let types = super::super::choose(None, None, refrain_model::Dtype::Bf16, device);
+            Program::build(&config, &types).unwrap()
+        };
+        let sim = device(DeviceChoice::Sim);
+        let error = sim.footprint(&program(&sim)).err().expect("no kernel takes heads of 320").to_string();
+        assert!(
+            error.starts_with("sim can't run this model: layer 3 (") && error.contains("head_dim is 320"),
+            "{error}"
+        );
+        let cpu = device(DeviceChoice::Cpu);
+        assert!(cpu.footprint(&program(&cpu)).is_ok());
     }
 }

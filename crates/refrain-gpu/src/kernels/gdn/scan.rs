@@ -84,11 +84,27 @@ struct RecurrenceArguments {
     out_stride: u32,
 }
 
+/// Why these kernels can't scan heads of a shape with `activations` as the type of `q`; `None` when they can.
+pub fn unsupported(shape: &GdnShape, activations: Dtype, target: &Target) -> Option<String> {
+    let shared_bytes =
+        |key_head_dim| ChunkPlan::new(&GdnShape { key_head_dim, ..*shape }, activations, target).shared_bytes();
+    let (given, most) = (shape.key_head_dim, target.shared_bytes);
+    (shared_bytes(given) > most).then(|| {
+        let possible = (1..given).rev().find(|dim| shared_bytes(*dim) <= most).unwrap_or(0);
+        format!(
+            "linear_key_head_dim is {given}, the scan takes at most {possible} with the {most} bytes of shared memory \
+             that a block has on {}",
+            target.arch
+        )
+    })
+}
+
 impl GdnScan {
     /// Bytes of scratch memory for steps within `limits`, `activations` being the type of `q`.
     pub fn workspace_bytes(limits: &StepLimits, shape: &GdnShape, activations: Dtype, target: &Target) -> usize {
         let chunks = (limits.max_tokens / 64 + 2 * limits.max_segments).min(limits.max_tokens);
-        chunks * shape.num_value_heads * ChunkPlan::new(shape, activations, target).chunk_bytes()
+        let chunk_bytes = ChunkPlan::new(shape, activations, target).chunk_bytes();
+        chunks.saturating_mul(shape.num_value_heads * chunk_bytes)
     }
 
     /// The launches.

@@ -51,9 +51,11 @@ impl GemvPlan {
             let (slice, groups, depth) = cut_mma(linear.x.width, outputs);
             let resident = GemvPlan::resident(slice * groups, groups, depth);
             let fits = |rows: &u32| mma_shared_bytes(*rows, slice, groups, linear) <= target.shared_bytes;
-            let rows = [rows.min(8), 4, 2].into_iter().find(fits).unwrap_or(1);
-            // One block keeps the memory busy, and leaves room for those of the next kernel.
-            return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: 1 };
+            // One block keeps the memory busy, and leaves room for those of the next kernel. Where not even one row of x
+            // fits into shared memory, it is left in the device's.
+            if let Some(rows) = [rows.min(8), 4, 2, 1].into_iter().find(fits) {
+                return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: 1 };
+            }
         }
         // From four rows on reading `x` costs more than reading the weights, so two outputs share it.
         let (outputs, most): (u32, u32) = match rows {
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn plans_keep_what_kernels_rely_on() {
         let targets = [target(32, 232_448), target(32, 101_376), target(64, 65_536)];
-        let sizes = (1..=80).chain((88..20_000).step_by(488));
+        let sizes = (1..=80).chain((88..20_000).step_by(488)).chain([120_000, 1 << 20]);
         for (target, inputs) in targets.iter().flat_map(|target| sizes.clone().map(move |size| (target, size))) {
             for outputs in [1, 2, 3, 4, 5, 15, 16, 31, 64, 12_352] {
                 for (dtype, rows) in [(Dtype::Bf16, 1), (Dtype::Bf16, 8), (Dtype::F32, 2), (Dtype::F32, 8)] {
