@@ -398,7 +398,7 @@ impl Run<'_> {
                     // A block is one item's: pieces of segments would split those that straddle a multiple of 64.
                     by_rows(pool, rows, k.width, &|range| kv_append(level, &args, range));
                 }
-                Op::Attention { q, state, shape, out } => {
+                Op::Attention { q, state, shape, gate: None, out } => {
                     let (_, plan) =
                         self.plans.iter().find(|(known, _)| *known == shape).expect("every shape has its plan");
                     let args = Attention {
@@ -416,6 +416,13 @@ impl Run<'_> {
                     });
                     pool.run(plan.merges.len(), &|item, _| attention_merge(level, &args, &plan.merges[item]));
                 }
+                Op::Attention { gate: Some(_), .. }
+                | Op::AddRmsNorm { .. }
+                | Op::FusedLinear { .. }
+                | Op::QkNormRopeAppend(_)
+                | Op::GdnPrepare(_)
+                | Op::GdnStep { .. }
+                | Op::Elementwise(_) => op.parts().iter().for_each(|part| self.op(pool, places, part)),
             }
         }
     }

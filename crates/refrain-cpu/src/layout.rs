@@ -156,8 +156,8 @@ impl Layout {
 /// The distinct rotary tables of a program.
 fn ropes(program: &Program) -> Vec<Rope> {
     let mut ropes = Vec::new();
-    for node in &program.nodes {
-        if let Op::QkNormRope { rotary_dim, theta, .. } = node.op {
+    for op in program.parts() {
+        if let Op::QkNormRope { rotary_dim, theta, .. } = op {
             let rope = Rope { rotary_dim, theta };
             if !ropes.contains(&rope) {
                 ropes.push(rope);
@@ -170,8 +170,8 @@ fn ropes(program: &Program) -> Vec<Rope> {
 /// Bytes for the rounded inputs of the largest product, and floats of scratch for one worker.
 fn work_sizes(program: &Program, limits: &StepLimits) -> (usize, usize) {
     let (mut rounded, mut scratch) = (0, 0);
-    for node in &program.nodes {
-        match &node.op {
+    for op in program.parts() {
+        match &op {
             Op::Linear { x, out, .. } => {
                 let rows = match program.tensor(out.tensor).rows {
                     Rows::Tokens => limits.max_tokens,

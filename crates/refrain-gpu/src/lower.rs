@@ -31,8 +31,8 @@ impl Rope {
 /// The distinct rotary tables of a program.
 pub(crate) fn ropes(program: &Program) -> Vec<Rope> {
     let mut ropes = Vec::new();
-    for node in &program.nodes {
-        if let Op::QkNormRope { rotary_dim, theta, .. } = node.op {
+    for op in program.parts() {
+        if let Op::QkNormRope { rotary_dim, theta, .. } = op {
             let rope = Rope { rotary_dim, theta };
             if !ropes.contains(&rope) {
                 ropes.push(rope);
@@ -59,8 +59,8 @@ impl Workspaces {
     pub fn of(program: &Program, limits: &StepLimits, target: &Target) -> Workspaces {
         let sample = SampleSpace::new(limits, program.vocab_size).bytes;
         let mut bytes = Workspaces { gemm: GEMM_WORKSPACE, sample, ..Workspaces::default() };
-        for node in &program.nodes {
-            match &node.op {
+        for op in program.parts() {
+            match &op {
                 Op::Attention { shape, q, .. } => {
                     let dtype = program.tensor(q.tensor).dtype;
                     bytes.attention = bytes.attention.max(Attention::workspace_bytes(limits, shape, dtype, target));
@@ -153,7 +153,13 @@ impl Places<'_> {
         self.program.nodes.iter().map(|node| self.op(&node.op)).collect()
     }
 
+    /// One op. A fused op without kernels of its own is lowered as its parts are.
     fn op(&self, op: &Op) -> Lowered {
+        let parts: Vec<Lowered> = op.parts().iter().map(|part| self.part(part)).collect();
+        one_after_another(parts)
+    }
+
+    fn part(&self, op: &Op) -> Lowered {
         let (target, step) = (self.target, &self.step());
         let count = op.writes().first().map_or(Count::Tokens, |out| self.count(*out));
         let r = |view: View| self.rows(view);
@@ -211,11 +217,17 @@ impl Places<'_> {
                 let (cache, dtype) = (self.state(state), self.state_dtype(state));
                 KvAppend { k: r(k), v: r(v), cache, dtype, shape }.launches(target, step)
             }
-            Op::Attention { q, state, shape, out } => {
+            Op::Attention { q, state, shape, out, .. } => {
                 let (cache, dtype) = (self.state(state), self.state_dtype(state));
                 let workspace = self.base.offset(self.layout.attention_workspace);
                 Attention { q: r(q), cache, dtype, shape, workspace, out: r(out) }.launches(target, step)
             }
+            Op::AddRmsNorm { .. }
+            | Op::FusedLinear { .. }
+            | Op::QkNormRopeAppend(_)
+            | Op::GdnPrepare(_)
+            | Op::GdnStep { .. }
+            | Op::Elementwise(_) => unreachable!("no part is fused"),
         };
         Lowered { count, variants: vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())] }
     }
@@ -252,6 +264,22 @@ impl Places<'_> {
         }
         Lowered { count, variants }
     }
+}
+
+/// What is enqueued for several ops of the same rows: the ranges of rows are cut wherever one of theirs ends.
+fn one_after_another(ops: Vec<Lowered>) -> Lowered {
+    let count = ops[0].count;
+    let mut ends: Vec<u32> = ops.iter().flat_map(|op| op.variants.iter().map(|(most, _)| *most)).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    let actions = |end: u32| -> Vec<Action> {
+        let of = |op: &Lowered| {
+            let found = op.variants.iter().find(|(most, _)| end <= *most);
+            found.expect("the last range has no end").1.clone()
+        };
+        ops.iter().flat_map(of).collect()
+    };
+    Lowered { count, variants: ends.into_iter().map(|end| (end, actions(end))).collect() }
 }
 
 /// The shape of a product for the library; `None` for types that libraries don't mix.

@@ -2,7 +2,7 @@
 //! real GPUs by `tools/gpu_proof.py`.
 
 use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
-use refrain_program::{BuildOptions, Dtype};
+use refrain_program::{BuildOptions, Dtype, FEW_ROWS, PassConfig, compile};
 use refrain_sim::{Order, SimOptions, SimRuntime};
 use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, skip, target_dir};
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use std::sync::Arc;
 /// Prompts up to so many tokens: the simulated GPU is slow.
 const LONGEST: usize = 65;
 
+/// With `most_rows` the program is compiled for so many, and run for any number: ops are the same, however many rows.
 fn check(
     name: &str,
     wave: u32,
     order: Order,
     types: fn(Dtype) -> BuildOptions,
+    most_rows: Option<usize>,
     gate: fn(&Difference) -> Result<(), String>,
 ) {
     let mut golden = if name.ends_with("-f32") && types(Dtype::F32).activations == Dtype::Bf16 {
@@ -25,7 +27,10 @@ fn check(
     golden.prompts.retain(|prompt| prompt.ids.len() <= LONGEST);
     let Some(folder) = checkpoint(&golden) else { return };
     let runtime = SimRuntime::new(SimOptions { wave, order, memory_bytes: 1 << 30, ..SimOptions::default() });
-    let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
+    let Prepared { checkpoint, mut program, limits, pools } = Prepared::open(&folder, 256, types);
+    if let Some(most_rows) = most_rows {
+        program = compile(&program, &PassConfig::default(), most_rows).program;
+    }
     // Tests of one run share what they compile.
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
     let options = GpuOptions { kernels, ..GpuOptions::default() };
@@ -51,25 +56,35 @@ fn in_bf16(_: Dtype) -> BuildOptions {
 
 #[test]
 fn micro_in_f32_on_waves_of_32() {
-    check("micro-0-f32", 32, Order::Forward, in_f32, Difference::check_f32);
+    check("micro-0-f32", 32, Order::Forward, in_f32, None, Difference::check_f32);
 }
 
 #[test]
 fn micro_in_f32_on_waves_of_64() {
-    check("micro-1-f32", 64, Order::Reverse, in_f32, Difference::check_f32);
+    check("micro-1-f32", 64, Order::Reverse, in_f32, None, Difference::check_f32);
 }
 
 #[test]
 fn micro_in_bf16_on_waves_of_32() {
-    check("micro-0-bf16", 32, Order::Reverse, in_bf16, Difference::check_bf16);
+    check("micro-0-bf16", 32, Order::Reverse, in_bf16, None, Difference::check_bf16);
 }
 
 #[test]
 fn micro_in_bf16_on_waves_of_64() {
-    check("micro-1-bf16", 64, Order::Forward, in_bf16, Difference::check_bf16);
+    check("micro-1-bf16", 64, Order::Forward, in_bf16, None, Difference::check_bf16);
 }
 
 #[test]
 fn odd_shapes_in_f32_in_any_order() {
-    check("odd-1-f32", 32, Order::Shuffled(7), in_f32, Difference::check_f32);
+    check("odd-1-f32", 32, Order::Shuffled(7), in_f32, None, Difference::check_f32);
+}
+
+#[test]
+fn compiled_for_few_rows() {
+    check("micro-0-bf16", 32, Order::Forward, in_bf16, Some(FEW_ROWS), Difference::check_bf16);
+}
+
+#[test]
+fn compiled_for_many_rows() {
+    check("micro-1-f32", 32, Order::Forward, in_f32, Some(256), Difference::check_f32);
 }

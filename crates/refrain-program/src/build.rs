@@ -165,7 +165,7 @@ impl<'a> Builder<'a> {
         // The gate, where there is one, takes the result before it is rounded.
         let dtype = if output_gate { Dtype::F32 } else { self.options.activations };
         let mut out = self.tensor_of("attn", Rows::Tokens, query_width, dtype);
-        self.push(Op::Attention { q: query, state, shape, out });
+        self.push(Op::Attention { q: query, state, shape, gate: None, out });
         if output_gate {
             let gated = self.tensor("attn_gated", Rows::Tokens, query_width);
             self.push(Op::SigmoidGate { x: out, gate, out: gated });

@@ -1,6 +1,6 @@
 //! What each op costs in a step: bytes it must move and floating-point operations it must do.
 
-use crate::{GdnShape, Node, Op, Program, Rows, StateKind, View, WeightId};
+use crate::{GdnShape, Node, Op, Program, Rows, StateDef, StateId, StateKind, View, WeightId};
 use std::iter::Sum;
 use std::ops::AddAssign;
 
@@ -134,18 +134,24 @@ impl Program {
     /// Keys and values of every sequence are read once in a step, whatever number of queries it has. The states of a
     /// sequence that begins are not read.
     fn op_state_bytes(&self, op: &Op, shape: &StepShape) -> usize {
-        let Some(state) = op.state() else { return 0 };
-        let unit = self.state(state).kind.elements() * self.state(state).dtype.bytes();
-        let units = |&(tokens, before): &(usize, usize)| match op {
-            Op::KvAppend { .. } => tokens,
-            Op::Attention { .. } => before + tokens,
-            _ if before == 0 => 1,
-            _ => 2,
+        let bytes = |state: StateId| {
+            let StateDef { kind, dtype, .. } = self.state(state);
+            let units = |&(tokens, before): &(usize, usize)| match (kind, op) {
+                (StateKind::KvCache { .. }, Op::Attention { .. }) => before + tokens,
+                (StateKind::KvCache { .. }, _) => tokens,
+                _ if before == 0 => 1,
+                _ => 2,
+            };
+            kind.elements() * dtype.bytes() * shape.segments.iter().map(units).sum::<usize>()
         };
-        unit * shape.segments.iter().map(units).sum::<usize>()
+        op.states().into_iter().map(bytes).sum()
     }
 
     fn op_flops(&self, op: &Op, shape: &StepShape) -> u64 {
+        op.parts().iter().map(|part| self.part_flops(part, shape)).sum()
+    }
+
+    fn part_flops(&self, op: &Op, shape: &StepShape) -> u64 {
         let elements = |view: View| shape.rows(self.tensor(view.tensor).rows) * view.width;
         let flops = match *op {
             Op::Embed { .. } | Op::KvAppend { .. } | Op::GatherRows { .. } => 0,
@@ -168,6 +174,12 @@ impl Program {
             Op::SigmoidGate { x, .. } => 5 * elements(x),
             Op::SiluMul { gate, .. } => 6 * elements(gate),
             Op::Add { a, .. } => elements(a),
+            Op::AddRmsNorm { .. }
+            | Op::FusedLinear { .. }
+            | Op::QkNormRopeAppend(_)
+            | Op::GdnPrepare(_)
+            | Op::GdnStep { .. }
+            | Op::Elementwise(_) => unreachable!("no part is fused"),
         };
         flops as u64
     }

@@ -1,7 +1,16 @@
-//! The ops a program is made of. Each says in its first line what it computes; [`Op::reads`], [`Op::writes`] and the
-//! weight and state accessors are all that the passes, the memory plan and the costs need to know about it.
+//! The ops a program is made of. Each says in its first line what it computes; [`Op::reads`], [`Op::writes`],
+//! [`Op::staged`] and the weight and state accessors are all that the passes, the memory plan and the costs need to know
+//! about it. The last ones are made by passes only: each does what [`Op::parts`] do one after another.
 
 use crate::{StateId, View, WeightId};
+
+mod fused;
+mod operands;
+
+pub use fused::{
+    AttentionGate, Elementwise, ElementwiseFunction, ElementwiseOperand, Epilogue, GdnPrepare, Prologue,
+    QkNormRopeAppend,
+};
 
 /// How the heads of one full-attention layer are laid out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -167,7 +176,8 @@ pub enum Op {
         /// Heads.
         shape: AttentionShape,
     },
-    /// Causal softmax attention of every query over its sequence's cached keys and values.
+    /// Causal softmax attention of every query over its sequence's cached keys and values; with a gate
+    /// `out = attention * sigmoid(gate)`, made by a pass.
     Attention {
         /// `[T, heads * head_dim]`.
         q: View,
@@ -175,6 +185,8 @@ pub enum Op {
         state: StateId,
         /// Heads.
         shape: AttentionShape,
+        /// What the result is gated with before it is rounded.
+        gate: Option<AttentionGate>,
         /// `[T, heads * head_dim]`.
         out: View,
     },
@@ -212,112 +224,47 @@ pub enum Op {
         /// `[S, width]`.
         out: View,
     },
-}
-
-impl Op {
-    /// Short name, as the text form, the costs and the profiles print it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Op::Embed { .. } => "embed",
-            Op::RmsNorm { .. } => "rms_norm",
-            Op::Linear { .. } => "linear",
-            Op::GdnConv { .. } => "gdn_conv",
-            Op::L2Norm { .. } => "l2_norm",
-            Op::GdnGates { .. } => "gdn_gates",
-            Op::GdnScan { .. } => "gdn_scan",
-            Op::GatedRmsNorm { .. } => "gated_rms_norm",
-            Op::QkNormRope { .. } => "qk_norm_rope",
-            Op::KvAppend { .. } => "kv_append",
-            Op::Attention { .. } => "attention",
-            Op::SigmoidGate { .. } => "sigmoid_gate",
-            Op::SiluMul { .. } => "silu_mul",
-            Op::Add { .. } => "add",
-            Op::GatherRows { .. } => "gather_rows",
-        }
-    }
-
-    /// Activations it reads.
-    pub fn reads(&self) -> Vec<View> {
-        match *self {
-            Op::Embed { .. } => vec![],
-            Op::RmsNorm { x, .. }
-            | Op::Linear { x, .. }
-            | Op::GdnConv { x, .. }
-            | Op::L2Norm { x, .. }
-            | Op::QkNormRope { x, .. }
-            | Op::GatherRows { x, .. } => vec![x],
-            Op::GdnGates { b, a, .. } => vec![b, a],
-            Op::GdnScan { q, k, v, beta, decay, .. } => vec![q, k, v, beta, decay],
-            Op::GatedRmsNorm { x, gate, .. } | Op::SigmoidGate { x, gate, .. } => vec![x, gate],
-            Op::KvAppend { k, v, .. } => vec![k, v],
-            Op::Attention { q, .. } => vec![q],
-            Op::SiluMul { gate, up, .. } => vec![gate, up],
-            Op::Add { a, b, .. } => vec![a, b],
-        }
-    }
-
-    /// Activations it writes. A view that is also read in full is updated in place, element by element or head by head.
-    pub fn writes(&self) -> Vec<View> {
-        match *self {
-            Op::KvAppend { .. } => vec![],
-            Op::GdnGates { beta, decay, .. } => vec![beta, decay],
-            Op::Embed { out, .. }
-            | Op::RmsNorm { out, .. }
-            | Op::Linear { out, .. }
-            | Op::GdnConv { out, .. }
-            | Op::L2Norm { out, .. }
-            | Op::GdnScan { out, .. }
-            | Op::GatedRmsNorm { out, .. }
-            | Op::QkNormRope { out, .. }
-            | Op::Attention { out, .. }
-            | Op::SigmoidGate { out, .. }
-            | Op::SiluMul { out, .. }
-            | Op::Add { out, .. }
-            | Op::GatherRows { out, .. } => vec![out],
-        }
-    }
-
-    /// Weights it reads.
-    pub fn weights(&self) -> Vec<WeightId> {
-        match *self {
-            Op::Embed { table, .. } => vec![table],
-            Op::RmsNorm { weight, .. }
-            | Op::Linear { weight, .. }
-            | Op::GdnConv { weight, .. }
-            | Op::GatedRmsNorm { weight, .. }
-            | Op::QkNormRope { weight, .. } => vec![weight],
-            Op::GdnGates { a_log, dt_bias, .. } => vec![a_log, dt_bias],
-            _ => vec![],
-        }
-    }
-
-    /// The state it reads or writes.
-    pub fn state(&self) -> Option<StateId> {
-        match *self {
-            Op::GdnConv { state, .. }
-            | Op::GdnScan { state, .. }
-            | Op::KvAppend { state, .. }
-            | Op::Attention { state, .. } => Some(state),
-            _ => None,
-        }
-    }
-
-    /// Whether it changes its state. Attention only reads the cache that [`Op::KvAppend`] has filled.
-    pub fn updates_state(&self) -> bool {
-        matches!(self, Op::GdnConv { .. } | Op::GdnScan { .. } | Op::KvAppend { .. })
-    }
-
-    /// Whether a view it writes may be one that it reads: true for the ops that work element by element or head by
-    /// head.
-    pub fn works_in_place(&self) -> bool {
-        matches!(
-            self,
-            Op::L2Norm { .. }
-                | Op::GatedRmsNorm { .. }
-                | Op::QkNormRope { .. }
-                | Op::SigmoidGate { .. }
-                | Op::SiluMul { .. }
-                | Op::Add { .. }
-        )
-    }
+    /// `sum = a + b`, `out = rms_norm(sum)` of [`Op::RmsNorm`], row by row.
+    AddRmsNorm {
+        /// `[T, width]`.
+        a: View,
+        /// `[T, width]`.
+        b: View,
+        /// `[T, width]`; may be `a` or `b`. The norm takes it as it is stored.
+        sum: View,
+        /// `[width]`.
+        weight: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// `[T, width]`.
+        out: View,
+    },
+    /// `out = epilogue(prologue(x) weight^T)`: a product with what is done to its input and to its result.
+    FusedLinear {
+        /// Where the input comes from, `[T, in]`.
+        prologue: Prologue,
+        /// `[out, in]`; with a SiLU product its first half gives the gate, its second half what is gated.
+        weight: WeightId,
+        /// What is done to the product.
+        epilogue: Epilogue,
+        /// `[T, out]`, half as wide with a SiLU product. It must not overlap what the prologue reads.
+        out: View,
+    },
+    /// Queries and keys normed and rotated ([`Op::QkNormRope`]), the keys written with the values into the cache
+    /// ([`Op::KvAppend`]).
+    QkNormRopeAppend(QkNormRopeAppend),
+    /// What comes between the input projection of a GDN layer and its scan: [`Op::GdnConv`], [`Op::L2Norm`] of queries
+    /// and keys, [`Op::GdnGates`].
+    GdnPrepare(GdnPrepare),
+    /// [`Op::GdnPrepare`], then [`Op::GdnScan`] of what it gives.
+    GdnStep {
+        /// What is prepared; its results are staged.
+        prepare: GdnPrepare,
+        /// `[value_heads, key_head_dim, value_head_dim]` f32 for each sequence.
+        state: StateId,
+        /// `[T, value_heads * value_head_dim]`.
+        out: View,
+    },
+    /// A tree of element-wise ops, evaluated in f32.
+    Elementwise(Elementwise),
 }

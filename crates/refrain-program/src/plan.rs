@@ -36,7 +36,7 @@ impl Program {
     pub fn lifetimes(&self) -> Vec<Option<Lifetime>> {
         let mut lifetimes: Vec<Option<Lifetime>> = vec![None; self.tensors.len()];
         for (index, node) in self.nodes.iter().enumerate() {
-            for view in node.op.writes().into_iter().chain(node.op.reads()) {
+            for view in node.op.views() {
                 let lifetime = &mut lifetimes[view.tensor.0];
                 lifetime.get_or_insert(Lifetime { first: index, last: index }).last = index;
             }

@@ -240,6 +240,11 @@ impl BuildOptions {
 }
 
 impl Program {
+    /// All ops in order, the fused ones as their [`Op::parts`].
+    pub fn parts(&self) -> impl Iterator<Item = Op> + '_ {
+        self.nodes.iter().flat_map(|node| node.op.parts())
+    }
+
     /// The definition of a tensor.
     pub fn tensor(&self, id: TensorId) -> &TensorDef {
         &self.tensors[id.0]

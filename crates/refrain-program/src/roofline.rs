@@ -99,8 +99,10 @@ impl Program {
 
     fn kind_name(&self, op: &Op, layer: Option<usize>) -> String {
         match op {
-            Op::Linear { out, .. } if out.tensor == self.logits.tensor => format!("{} head", op.name()),
-            Op::Linear { weight, .. } => {
+            Op::Linear { out, .. } | Op::FusedLinear { out, .. } if out.tensor == self.logits.tensor => {
+                format!("{} head", op.name())
+            }
+            Op::Linear { weight, .. } | Op::FusedLinear { weight, .. } => {
                 format!("{} {}", op.name(), crate::text::local_name(&self.weight(*weight).name, layer))
             }
             _ => op.name().to_owned(),

@@ -175,6 +175,22 @@ pub fn any_program() -> impl Strategy<Value = Program> {
     })
 }
 
+/// A chain of element-wise ops before the head: `silu(x + y) * y + x`, gated.
+pub fn elementwise_chain() -> Program {
+    let mut random = Random::new();
+    let x = random.values[0];
+    let weight = random.weight(WeightKind::Matrix { outputs: 48, inputs: 24 });
+    let proj = random.value(48, true);
+    let (y, gate) = (View { width: 24, ..proj }, View { column: 24, width: 24, ..proj });
+    random.node(Op::Linear { x, weight, out: proj });
+    let [sum, act, result] = [false, true, false].map(|single| random.value(24, single));
+    random.node(Op::Add { a: x, b: y, out: sum });
+    random.node(Op::SiluMul { gate: sum, up: y, out: act });
+    random.node(Op::Add { a: act, b: x, out: x });
+    random.node(Op::SigmoidGate { x, gate, out: result });
+    random.finish(result)
+}
+
 struct Random {
     program: Program,
     /// Whole tensors of token rows that have been written.
@@ -237,7 +253,7 @@ impl Random {
                 let state = StateId(self.program.states.len() - 1);
                 let out = self.value(x.width, flag);
                 self.node(Op::KvAppend { k: x, v: y, state, shape });
-                self.node(Op::Attention { q: x, state, shape, out });
+                self.node(Op::Attention { q: x, state, shape, gate: None, out });
             }
         }
     }
@@ -289,36 +305,21 @@ pub struct Outcome {
 
 /// Executes the program on hashes in an arena laid out by `plan`: every written element becomes a hash of the op and of
 /// all that it reads in that row. Results are spoilt before the operands are read, so that a plan that lets an op write
-/// over its own operands changes the outcome, as does one that lets any later op do so.
+/// over its own operands changes the outcome, as does one that lets any later op do so. A fused op does what its parts
+/// do, and spoils what it stages.
 pub fn execute(program: &Program, plan: &ActivationPlan, tokens: usize, logit_rows: usize) -> Outcome {
-    let mut machine = Machine { program, plan, arena: vec![0; plan.bytes] };
-    let mut states: BTreeMap<String, u64> = BTreeMap::new();
+    let (arena, states) = (vec![0; plan.bytes], BTreeMap::new());
+    let mut machine = Machine { program, plan, tokens, logit_rows, arena, states };
     for node in &program.nodes {
-        let (reads, writes) = (node.op.reads(), node.op.writes());
-        let rows = writes.first().or(reads.first()).map_or(Rows::Tokens, |view| program.tensor(view.tensor).rows);
-        let rows = if rows == Rows::Tokens { tokens } else { logit_rows };
-        let names: Vec<&String> = node.op.weights().iter().map(|id| &program.weight(*id).name).collect();
-        for out in writes.iter().filter(|out| !reads.contains(out)) {
-            (0..rows).for_each(|row| machine.write(*out, row, hash(&("spoilt", row))));
-        }
-        for row in 0..rows {
-            let from = if matches!(node.op, Op::GatherRows { .. }) { tokens - logit_rows + row } else { row };
-            let mut value = hash(&(node.op.name(), &names, row));
-            value = reads.iter().fold(value, |value, view| hash(&(value, machine.read(*view, from))));
-            if let Some(state) = node.op.state() {
-                let content = states.entry(program.state(state).name.clone()).or_default();
-                value = hash(&(value, *content));
-                if node.op.updates_state() {
-                    *content = value;
-                }
-            }
-            for (index, &out) in writes.iter().enumerate() {
-                machine.write(out, row, hash(&(value, index)));
-            }
-        }
+        let reads = node.op.reads();
+        let staged = node.op.staged();
+        let results = [node.op.writes(), staged.clone()].concat();
+        results.into_iter().filter(|out| !reads.contains(out)).for_each(|out| machine.spoil(out));
+        node.op.parts().iter().for_each(|part| machine.part(part));
+        staged.into_iter().for_each(|view| machine.spoil(view));
     }
     let logits = (0..logit_rows).map(|row| machine.read(program.logits, row)).collect();
-    Outcome { logits, states }
+    Outcome { logits, states: machine.states }
 }
 
 /// Every tensor for itself.
@@ -335,11 +336,52 @@ pub fn separate(program: &Program, tokens: usize, logit_rows: usize) -> Activati
 struct Machine<'a> {
     program: &'a Program,
     plan: &'a ActivationPlan,
+    tokens: usize,
+    logit_rows: usize,
+    states: BTreeMap<String, u64>,
     /// A hash for each byte.
     arena: Vec<u64>,
 }
 
 impl Machine<'_> {
+    /// An op that isn't fused.
+    fn part(&mut self, op: &Op) {
+        let (reads, writes) = (op.reads(), op.writes());
+        let names: Vec<&String> = op.weights().iter().map(|id| &self.program.weight(*id).name).collect();
+        let rows = self.rows(*writes.first().or(reads.first()).expect("every op has an operand"));
+        for row in 0..rows {
+            let gathers = matches!(op, Op::GatherRows { .. });
+            let from = if gathers { self.tokens - self.logit_rows + row } else { row };
+            let mut operands: Vec<u64> = reads.iter().map(|view| self.read(*view, from)).collect();
+            if matches!(op, Op::Add { .. }) {
+                // Sums are the same in either order.
+                operands.sort_unstable();
+            }
+            let mut value = hash(&(op.name(), &names, row, operands));
+            if let Some(&state) = op.states().first() {
+                let content = self.states.entry(self.program.state(state).name.clone()).or_default();
+                value = hash(&(value, *content));
+                if op.updates_state() {
+                    *content = value;
+                }
+            }
+            for (index, &out) in writes.iter().enumerate() {
+                self.write(out, row, hash(&(value, index)));
+            }
+        }
+    }
+
+    fn spoil(&mut self, view: View) {
+        (0..self.rows(view)).for_each(|row| self.write(view, row, hash(&("spoilt", row))));
+    }
+
+    fn rows(&self, view: View) -> usize {
+        match self.program.tensor(view.tensor).rows {
+            Rows::Tokens => self.tokens,
+            Rows::Logits => self.logit_rows,
+        }
+    }
+
     fn element(&self, view: View, row: usize, column: usize) -> std::ops::Range<usize> {
         let tensor = self.program.tensor(view.tensor);
         let start = self.plan.offsets[view.tensor.0] + (row * tensor.width + column) * tensor.dtype.bytes();

@@ -3,7 +3,10 @@
 //! Names of a layer's own things are printed without the `layers.N.` in front of them: ops below that layer's heading,
 //! checkpoint tensors behind the weight of the layer that is made of them.
 
-use crate::{Node, Op, Program, Rows, StateKind, View, WeightKind, WeightPart};
+use crate::{
+    Elementwise, ElementwiseFunction, ElementwiseOperand, GdnPrepare, Node, Op, Program, Prologue, QkNormRopeAppend,
+    Rows, StateKind, View, WeightKind, WeightPart,
+};
 use refrain_model::Dtype;
 use std::fmt;
 
@@ -53,15 +56,25 @@ impl Program {
     pub(crate) fn node_text(&self, node: &Node, in_full: bool) -> String {
         let mut operands: Vec<String> = node.op.reads().into_iter().map(|view| self.read_text(view, node)).collect();
         operands.extend(node.op.weights().iter().map(|id| local_name(&self.weight(*id).name, node.layer).to_owned()));
-        operands.extend(node.op.state().iter().map(|id| local_name(&self.state(*id).name, node.layer).to_owned()));
+        operands.extend(node.op.states().iter().map(|id| local_name(&self.state(*id).name, node.layer).to_owned()));
         let results: Vec<String> =
             node.op.writes().into_iter().map(|view| self.write_text(view, node, in_full)).collect();
         let results = if results.is_empty() { String::new() } else { format!("{} = ", results.join(", ")) };
-        let parameters = match parameters(&node.op) {
-            Some(parameters) if in_full => format!("; {parameters}"),
-            _ => String::new(),
+        let parameters = match in_full {
+            true => self.node_parameters(node).map_or(String::new(), |parameters| format!("; {parameters}")),
+            false => String::new(),
         };
         format!("{results}{}({}{parameters})", node.op.name(), operands.join(", "))
+    }
+
+    /// What an op knows besides its operands, and where it stages what.
+    fn node_parameters(&self, node: &Node) -> Option<String> {
+        let mut parameters: Vec<String> = parameters(&node.op).into_iter().collect();
+        let staged: Vec<String> = node.op.staged().into_iter().map(|view| self.write_text(view, node, true)).collect();
+        if !staged.is_empty() {
+            parameters.push(format!("via {}", staged.join(", ")));
+        }
+        (!parameters.is_empty()).then(|| parameters.join(" "))
     }
 
     fn read_text(&self, view: View, node: &Node) -> String {
@@ -119,7 +132,19 @@ fn parameters(op: &Op) -> Option<String> {
         Op::Attention { shape, .. } => {
             format!("heads={}:{} dim={} scale={:.6}", shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.scale)
         }
-        Op::Embed { .. }
+        Op::AddRmsNorm { eps, .. } => format!("eps={eps:?}"),
+        Op::FusedLinear { prologue: Prologue::RmsNorm { eps, .. }, .. } => format!("eps={eps:?}"),
+        Op::FusedLinear { prologue: Prologue::GatedRmsNorm { heads, eps, .. }, .. } => {
+            format!("heads={heads} eps={eps:?}")
+        }
+        Op::QkNormRopeAppend(QkNormRopeAppend { shape, rotary_dim, theta, eps, .. }) => {
+            let (heads, kv_heads, dim) = (shape.num_heads, shape.num_kv_heads, shape.head_dim);
+            format!("heads={heads}:{kv_heads} dim={dim} rotary={rotary_dim} theta={theta} eps={eps:?}")
+        }
+        Op::GdnPrepare(prepare) | Op::GdnStep { prepare, .. } => prepare_text(prepare),
+        Op::Elementwise(tree) => elementwise_text(tree, &mut 0),
+        Op::FusedLinear { prologue: Prologue::None { .. }, .. }
+        | Op::Embed { .. }
         | Op::Linear { .. }
         | Op::GdnGates { .. }
         | Op::SigmoidGate { .. }
@@ -127,6 +152,31 @@ fn parameters(op: &Op) -> Option<String> {
         | Op::Add { .. }
         | Op::GatherRows { .. } => return None,
     })
+}
+
+fn prepare_text(prepare: &GdnPrepare) -> String {
+    let &GdnPrepare { kernel, shape, scale, eps, .. } = prepare;
+    format!(
+        "kernel={kernel} heads={}:{} dims={}:{} scale={scale:.6} eps={eps:?}",
+        shape.num_key_heads, shape.num_value_heads, shape.key_head_dim, shape.value_head_dim
+    )
+}
+
+/// `silu_mul(0, add(1, 2))`: the operands by their numbers.
+fn elementwise_text(tree: &Elementwise, leaf: &mut usize) -> String {
+    let function = match tree.function {
+        ElementwiseFunction::Add => "add",
+        ElementwiseFunction::SigmoidGate => "sigmoid_gate",
+        ElementwiseFunction::SiluMul => "silu_mul",
+    };
+    let [a, b] = [&tree.a, &tree.b].map(|operand| match operand {
+        ElementwiseOperand::View(_) => {
+            *leaf += 1;
+            (*leaf - 1).to_string()
+        }
+        ElementwiseOperand::Result(inner) => elementwise_text(inner, leaf),
+    });
+    format!("{function}({a}, {b})")
 }
 
 impl fmt::Display for WeightPart {

@@ -37,11 +37,10 @@ impl Program {
             check.ids(node)?;
             check.shapes(&node.op)?;
             check.reads(node, &written)?;
-            check.in_place(&node.op)?;
+            check.clash(&node.op)?;
             check.state(&node.op, &mut updated)?;
-            for view in node.op.writes() {
-                written.insert(view);
-            }
+            node.op.staged().into_iter().for_each(|view| written.remove(view));
+            node.op.writes().into_iter().for_each(|view| written.insert(view));
         }
         self.check_logits(&written)
     }
@@ -141,10 +140,10 @@ impl Check<'_> {
         for weight in node.op.weights() {
             exists("weight", weight.0, self.program.weights.len())?;
         }
-        if let Some(state) = node.op.state() {
+        for state in node.op.states() {
             exists("state", state.0, self.program.states.len())?;
         }
-        for view in node.op.reads().into_iter().chain(node.op.writes()) {
+        for view in node.op.views() {
             exists("tensor", view.tensor.0, self.program.tensors.len())?;
             let tensor = self.program.tensor(view.tensor);
             if view.width == 0 || view.end() > tensor.width {
@@ -166,40 +165,23 @@ impl Check<'_> {
         }
     }
 
-    fn in_place(&self, op: &Op) -> Result<(), ProgramError> {
-        let overlap = |out: View, input: View, expected: &'static str| {
-            let (out, input) = (self.program.view_name(out), self.program.view_name(input));
-            Err(ProgramError::Overlap { op: self.op, kind: self.kind, out, input, expected })
-        };
-        let writes = op.writes();
-        for (index, &out) in writes.iter().enumerate() {
-            for input in op.reads().into_iter().filter(|input| input.overlaps(out)) {
-                if !op.works_in_place() {
-                    return overlap(out, input, "this op can't work in place");
-                }
-                if input != out {
-                    return overlap(out, input, "in place means the very same columns");
-                }
-            }
-            if let Some(&other) = writes[..index].iter().find(|other| other.overlaps(out)) {
-                return overlap(out, other, "its results must not overlap");
-            }
-        }
-        Ok(())
+    fn clash(&self, op: &Op) -> Result<(), ProgramError> {
+        let Some((out, input, expected)) = op.clash() else { return Ok(()) };
+        let (out, input) = (self.program.view_name(out), self.program.view_name(input));
+        Err(ProgramError::Overlap { op: self.op, kind: self.kind, out, input, expected })
     }
 
     /// Every state is updated by one op, and attention reads a cache that the step has been appended to.
     fn state(&self, op: &Op, updated: &mut [bool]) -> Result<(), ProgramError> {
-        let Some(state) = op.state() else { return Ok(()) };
-        let name = format!("state {}", self.program.state(state).name);
-        match (op.updates_state(), updated[state.0]) {
-            (true, true) => self.mismatch(&name, "updated a second time", "updated by one op"),
-            (false, false) => self.mismatch(&name, "not updated yet", "updated before it is read"),
-            _ => {
-                updated[state.0] = true;
-                Ok(())
+        for state in op.states() {
+            let name = format!("state {}", self.program.state(state).name);
+            match (op.updates_state(), updated[state.0]) {
+                (true, true) => return self.mismatch(&name, "updated a second time", "updated by one op"),
+                (false, false) => return self.mismatch(&name, "not updated yet", "updated before it is read"),
+                _ => updated[state.0] = true,
             }
         }
+        Ok(())
     }
 }
 

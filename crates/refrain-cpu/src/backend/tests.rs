@@ -4,6 +4,8 @@ use refrain_model::{AttentionConfig, GdnConfig, LayerKind, ModelConfig};
 use refrain_program::{BuildOptions, Dtype, TensorView, WeightKind, WeightSource};
 use std::collections::HashMap;
 
+mod compiled;
+
 const MAX_LEN: usize = 256;
 
 /// Odd on purpose: no width but the KV block is a multiple of anything.

@@ -1,14 +1,31 @@
 //! The shapes of the operands of each kind of op.
 
 use super::Check;
-use crate::{AttentionShape, GdnShape, Op, ProgramError, Rows, StateId, StateKind, View, WeightId, WeightKind};
+use crate::{
+    AttentionShape, Epilogue, GdnShape, Op, ProgramError, Rows, StateId, StateKind, View, WeightId, WeightKind,
+};
 use refrain_model::Dtype;
 
 /// An operand with its name in the op.
 type Operand = (&'static str, View);
 
 impl Check<'_> {
+    /// The shapes of a fused op are those of its parts, once they can be taken apart.
     pub(super) fn shapes(&self, op: &Op) -> Result<(), ProgramError> {
+        match *op {
+            Op::FusedLinear { epilogue: Epilogue::SiluMul { staged }, out, .. } => {
+                self.width("the product", staged, 2 * out.width)?;
+            }
+            Op::GdnPrepare(prepare) | Op::GdnStep { prepare, .. } => {
+                self.width("out", prepare.out, prepare.channels())?;
+                self.width("b", prepare.b, prepare.shape.num_value_heads)?;
+            }
+            _ => {}
+        }
+        op.parts().iter().try_for_each(|part| self.part_shapes(part))
+    }
+
+    fn part_shapes(&self, op: &Op) -> Result<(), ProgramError> {
         match *op {
             Op::Embed { table, out } => {
                 self.rows(Rows::Tokens, &[("out", out)])?;
@@ -63,7 +80,7 @@ impl Check<'_> {
                 self.width("v", v, shape.num_kv_heads * shape.head_dim)?;
                 self.kv_cache(state, &shape)
             }
-            Op::Attention { q, state, shape, out } => {
+            Op::Attention { q, state, shape, out, .. } => {
                 self.rows(Rows::Tokens, &[("q", q), ("out", out)])?;
                 self.width("q", q, shape.num_heads * shape.head_dim)?;
                 self.width("out", out, shape.num_heads * shape.head_dim)?;
@@ -77,6 +94,12 @@ impl Check<'_> {
                 self.rows(Rows::Logits, &[("out", out)])?;
                 self.width("out", out, x.width)
             }
+            Op::AddRmsNorm { .. }
+            | Op::FusedLinear { .. }
+            | Op::QkNormRopeAppend(_)
+            | Op::GdnPrepare(_)
+            | Op::GdnStep { .. }
+            | Op::Elementwise(_) => unreachable!("no part is fused"),
         }
     }
 

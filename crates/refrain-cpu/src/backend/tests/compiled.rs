@@ -1,0 +1,98 @@
+//! Compiled programs give what eager ones give, bit for bit: what is fused does the same arithmetic in the same order.
+
+use super::*;
+use proptest::prelude::*;
+use refrain_program::{FEW_ROWS, PassConfig, compile};
+
+/// The shapes of the embedded model's layers, smaller.
+fn even() -> ModelConfig {
+    ModelConfig {
+        hidden_size: 64,
+        intermediate_size: 96,
+        gdn: Some(GdnConfig {
+            num_key_heads: 2,
+            num_value_heads: 4,
+            key_head_dim: 32,
+            value_head_dim: 32,
+            conv_kernel: 4,
+        }),
+        tie_word_embeddings: false,
+        ..config()
+    }
+}
+
+fn dense() -> ModelConfig {
+    let attention = AttentionConfig { output_gate: false, num_heads: 4, num_kv_heads: 2, ..config().attention };
+    ModelConfig { layers: vec![LayerKind::FullAttention; 2], gdn: None, attention, ..config() }
+}
+
+fn one_gdn_layer() -> ModelConfig {
+    ModelConfig { layers: vec![LayerKind::Gdn], ..config() }
+}
+
+fn any_switches() -> impl Strategy<Value = PassConfig> {
+    prop::collection::vec(prop::bool::weighted(0.7), 12).prop_map(|on| {
+        let mut config = PassConfig::none();
+        for ((name, _), on) in PassConfig::default().switches().into_iter().zip(on) {
+            config.set(name, on);
+        }
+        config
+    })
+}
+
+/// Prefill, prefill beside decode, and decode, of three sequences; all logits.
+fn run_mixed(program: &Program, dtype: Dtype, threads: usize) -> Vec<Vec<u32>> {
+    let precision = if dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::F32 };
+    let options = CpuOptions { threads, precision, isa: None };
+    let mut backend = CpuBackend::load(program, &Weights::new(program), LIMITS, POOLS, &options).unwrap();
+    let texts = [tokens(80), tokens(50).into_iter().rev().collect(), tokens(9)];
+    let part = |index: usize, range: Range<usize>| Part {
+        tokens: &texts[index],
+        range,
+        prompt: [70, 40, 6][index],
+        slot: index as u32,
+    };
+    let mut rows = Vec::new();
+    let steps = [
+        vec![part(0, 0..64), part(1, 0..9)],
+        vec![part(2, 0..6), part(1, 9..40), part(0, 64..70)],
+        vec![part(0, 70..71), part(2, 6..7), part(1, 40..41)],
+        vec![part(0, 71..74), part(2, 7..9), part(1, 41..50)],
+        vec![part(0, 74..75)],
+    ];
+    for parts in steps {
+        rows.extend(step(&mut backend, &parts));
+    }
+    assert!(rows.iter().flatten().all(|logit| logit.is_finite()));
+    bits(&rows)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn any_passes_change_no_bit(
+        which in 0_usize..4, switches in any_switches(), few in any::<bool>(), bf16 in any::<bool>(), threads in 1_usize..4,
+    ) {
+        let config = [config(), even(), dense(), one_gdn_layer()][which].clone();
+        let dtype = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let eager = program(&config, dtype);
+        let most_rows = if few { FEW_ROWS } else { 300 };
+        let compiled = compile(&eager, &switches, most_rows).program;
+        prop_assert_eq!(run_mixed(&compiled, dtype, threads), run_mixed(&eager, dtype, 1));
+    }
+}
+
+#[test]
+fn all_passes_change_no_bit() {
+    for config in [config(), even(), dense(), one_gdn_layer()] {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let eager = program(&config, dtype);
+            let expected = run_mixed(&eager, dtype, 1);
+            for most_rows in [FEW_ROWS, 300] {
+                let compiled = compile(&eager, &PassConfig::default(), most_rows).program;
+                assert!(compiled.nodes.len() < eager.nodes.len());
+                assert_eq!(run_mixed(&compiled, dtype, 2), expected, "{dtype}, {most_rows} rows");
+            }
+        }
+    }
+}
