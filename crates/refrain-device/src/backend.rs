@@ -1,7 +1,7 @@
 //! The trait behind which every kind of device executes steps, and the plain structs that size it.
 
 use crate::sampling::{Chosen, SamplingLimits};
-use crate::{Cell, DeviceError, Step};
+use crate::{Cell, DeviceError, GraphReport, Step};
 
 /// Executes steps of one loaded program on one device.
 pub trait Backend: Send {
@@ -16,6 +16,11 @@ pub trait Backend: Send {
     /// The ways in which this backend can run steps now; [`Cell::EAGER`] is always one of them, and the first.
     fn cells(&self) -> &[Cell] {
         &[Cell::EAGER]
+    }
+
+    /// What was recorded as graphs; `None` where there is no such thing.
+    fn graphs(&self) -> Option<&GraphReport> {
+        None
     }
 
     /// Begins the whole program over one step, in the way of one of [`Backend::cells`] that suits it. Where
@@ -119,6 +124,8 @@ pub struct Footprint {
     pub activations: usize,
     /// Scratch space of the kernels.
     pub workspace: usize,
+    /// What recorded graphs may take.
+    pub graphs: usize,
     /// What the device's driver and other processes hold before anything is loaded; it counts against what may be used.
     pub held: usize,
     /// One KV block, all layers.

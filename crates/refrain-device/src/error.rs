@@ -99,6 +99,31 @@ pub enum DeviceError {
         /// Why it can't be compiled, and what would help.
         why: String,
     },
+    /// Steps were to be recorded as graphs, strictly, and some can't be.
+    #[error("{cell} can't be recorded{}: {why}", more(*others))]
+    GraphRefused {
+        /// The first of them.
+        cell: String,
+        /// Why not, and what would help.
+        why: String,
+        /// How many others can't be.
+        others: usize,
+    },
+    /// Graphs were asked for that no step could ever use.
+    #[error("{setting}: {why}")]
+    GraphSetting {
+        /// The setting.
+        setting: &'static str,
+        /// Its value, and what would be right.
+        why: String,
+    },
+}
+
+fn more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(", and neither can {others} others"),
+    }
 }
 
 impl DeviceError {

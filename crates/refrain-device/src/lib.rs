@@ -9,6 +9,7 @@ mod arena;
 mod backend;
 mod cell;
 mod error;
+mod graphs;
 mod owned;
 mod runtime;
 mod sampling;
@@ -18,7 +19,8 @@ pub use arena::Arena;
 pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits, StepOutput};
 pub use cell::{Cell, Part, Replay, StepShape};
 pub use error::DeviceError;
-pub use owned::{DeviceMemory, Event, PinnedMemory, Stream};
+pub use graphs::{GraphMode, GraphReport, RecordedCell, RefusedCell};
+pub use owned::{DeviceMemory, Event, Graph, PinnedMemory, Stream};
 pub use runtime::{
     CompiledKernel, Compiler, DevicePtr, EventId, FunctionId, Gemm, GemmOperands, GemmShape, GemmType, GraphId,
     KernelResources, KernelSource, Launch, MemInfo, ModuleId, Runtime, RuntimeInfo, StreamId,

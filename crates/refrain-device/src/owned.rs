@@ -1,6 +1,6 @@
 //! Owners of what a [`Runtime`] hands out: each gives its thing back when it is dropped.
 
-use crate::{DeviceError, DevicePtr, EventId, Runtime, StreamId};
+use crate::{DeviceError, DevicePtr, EventId, GraphId, Runtime, StreamId};
 use std::sync::Arc;
 
 /// A range of device memory.
@@ -146,5 +146,48 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         self.runtime.destroy_event(self.id);
+    }
+}
+
+/// A recorded graph.
+pub struct Graph {
+    runtime: Arc<dyn Runtime>,
+    id: GraphId,
+}
+
+impl Graph {
+    /// Records what `enqueue` puts into the stream, which executes none of it.
+    ///
+    /// # Errors
+    /// [`DeviceError`] of `enqueue`, or of the recording; the stream then records no more.
+    pub fn record(
+        runtime: &Arc<dyn Runtime>,
+        stream: StreamId,
+        enqueue: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<Graph, DeviceError> {
+        runtime.begin_capture(stream)?;
+        let enqueued = enqueue();
+        // In any case, for the stream can't be used before.
+        let ended = runtime.end_capture(stream).map(|id| Graph { id, runtime: runtime.clone() });
+        enqueued.and(ended)
+    }
+
+    /// Its handle.
+    pub fn id(&self) -> GraphId {
+        self.id
+    }
+
+    /// Its nodes.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn nodes(&self) -> Result<usize, DeviceError> {
+        self.runtime.graph_nodes(self.id)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.runtime.destroy_graph(self.id);
     }
 }

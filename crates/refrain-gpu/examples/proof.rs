@@ -54,7 +54,7 @@ fn runner_with(
 ) -> Runner {
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(folder, 2048, types);
     let kernels = KernelOptions { cache_dir: Some("target/proof-kernels".into()), ..KernelOptions::default() };
-    let options = GpuOptions { kernels, library };
+    let options = GpuOptions { kernels, library, ..GpuOptions::default() };
     let backend = GpuBackend::load(runtime.clone(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
     let backend = backend.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     println!("kernels: {}", backend.report());

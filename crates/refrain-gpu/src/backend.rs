@@ -1,17 +1,19 @@
-//! The backend itself, eager: copies the step over, enqueues the launches of every op, copies the result back.
+//! The backend itself: copies the step over, enqueues the launches of every op or the graphs that were recorded of them,
+//! copies the result back.
 
-use crate::kernel::Count;
+use crate::Target;
+use crate::graphs::{GraphOptions, Graphs, Recorder};
 use crate::kernels::sample::{Sample, can_choose, sampling_limits};
 use crate::layout::Layout;
 use crate::loader::{KernelOptions, Kernels, PrepareReport};
-use crate::lower::{self, Action, Lowered, Places};
+use crate::lower::{self, Places};
+use crate::ops::{OpList, Queue};
 use crate::step_block::StepCounts;
 use crate::supported::check_program;
 use crate::upload::{copy, upload_weights};
-use crate::{LaunchSpec, Target};
 use refrain_device::{
-    Backend, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, FunctionId, GemmOperands, GemmShape,
-    Launch, PinnedMemory, PoolSizes, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
+    Backend, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, GraphReport, PinnedMemory, PoolSizes,
+    Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
 };
 use refrain_program::{Program, WeightSource};
 use std::sync::Arc;
@@ -23,12 +25,14 @@ pub struct GpuOptions {
     pub kernels: KernelOptions,
     /// Whether products of many rows may go to the vendor's library, where there is one.
     pub library: bool,
+    /// What is recorded as graphs.
+    pub graphs: GraphOptions,
 }
 
 impl Default for GpuOptions {
-    /// With the library, and kernels from the compiler only.
+    /// With the library, kernels from the compiler only, and no graphs.
     fn default() -> GpuOptions {
-        GpuOptions { kernels: KernelOptions::default(), library: true }
+        GpuOptions { kernels: KernelOptions::default(), library: true, graphs: GraphOptions::default() }
     }
 }
 
@@ -40,7 +44,11 @@ pub struct GpuBackend {
     limits: StepLimits,
     pools: PoolSizes,
     layout: Layout,
-    ops: Vec<ReadyOp>,
+    programs: Programs,
+    /// The choice of tokens, behind every program.
+    sampling: OpList,
+    graphs: Graphs,
+    cells: Vec<Cell>,
     /// Scratch of the matrix library.
     gemm_workspace: (DevicePtr, usize),
     /// Where the logits lie.
@@ -67,17 +75,22 @@ struct Begun {
     wanted: Option<Vec<Option<u32>>>,
 }
 
-/// An op with its launches for each range of rows.
-struct ReadyOp {
-    /// What the ranges count.
-    count: Count,
-    /// Up to how many rows, and what is done then; ascending, the last has no end.
-    variants: Vec<(u32, Vec<ReadyAction>)>,
+/// The ways in which the ops of a step can be lowered. All of them use the same memory.
+struct Programs {
+    /// Op by op, as the model is written down.
+    eager: OpList,
 }
 
-enum ReadyAction {
-    Launch { spec: LaunchSpec, function: FunctionId },
-    Gemm { shape: GemmShape, x: DevicePtr, weight: DevicePtr, out: DevicePtr },
+impl Programs {
+    /// The ops for steps of some rows, in the way of a cell.
+    fn list(&self, _: &Cell) -> &OpList {
+        &self.eager
+    }
+
+    /// The cells without graphs.
+    fn cells(&self) -> Vec<Cell> {
+        vec![Cell::EAGER]
+    }
 }
 
 impl GpuBackend {
@@ -103,13 +116,12 @@ impl GpuBackend {
         let base = memory.base();
         let gemm = options.library && runtime.gemm().is_some();
         let places = Places { program, layout: &layout, base, target: &target, gemm };
-        let mut lowered = places.lower();
         let sample = places.sample(&limits);
-        // Its count is 0 in steps that want logits.
-        lowered.push(places.lower_sampling(&limits));
+        let (lowered, sampling) = (places.lower(), vec![places.lower_sampling(&limits)]);
         let kernels = Kernels::with(runtime.clone(), options.kernels.clone());
-        let report = kernels.prepare(&lower::kernels(&lowered), progress)?;
-        let ops = lowered.into_iter().map(|op| ready(op, &kernels)).collect::<Result<Vec<_>, _>>()?;
+        let report = kernels.prepare(&lower::kernels(lowered.iter().chain(&sampling)), progress)?;
+        let programs = Programs { eager: OpList::new(lowered, &kernels)? };
+        let sampling = OpList::new(sampling, &kernels)?;
         for (rope, offset) in &layout.frequencies {
             copy(&runtime, base.offset(*offset), bytemuck::cast_slice(&rope.frequencies()))?;
         }
@@ -126,7 +138,18 @@ impl GpuBackend {
             // SAFETY: the arena's own range.
             unsafe { runtime.fill(stream.id(), base.offset(offset), 0, bytes)? };
         }
+        // So does the step block, so that what is recorded finds nothing to do.
+        // SAFETY: as above.
+        unsafe { runtime.fill(stream.id(), base.offset(layout.step), 0, layout.step_layout.bytes)? };
         stream.synchronize()?;
+        let gemm_workspace = (base.offset(layout.gemm_workspace), layout.workspaces.gemm);
+        let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace };
+        let (limits_of, step_layout) = (&limits, &layout.step_layout);
+        let recorder = Recorder { runtime: &runtime, queue, limits: limits_of, step_layout, compiled: false };
+        let graphs = recorder.record(&options.graphs, |cell| programs.list(cell))?;
+        let recorded = graphs.report.recorded.iter().map(|recorded| recorded.cell);
+        let cells = programs.cells().into_iter().chain(recorded).collect();
+
         let logits_bytes = limits.max_logit_rows * program.vocab_size * 4;
         let info = DeviceInfo {
             kind: runtime.info().kind,
@@ -138,8 +161,11 @@ impl GpuBackend {
             vocab_size: program.vocab_size,
             limits,
             pools,
-            ops,
-            gemm_workspace: (base.offset(layout.gemm_workspace), layout.workspaces.gemm),
+            programs,
+            sampling,
+            graphs,
+            cells,
+            gemm_workspace,
             logits: base.offset(layout.tensor(program.logits.tensor)),
             report,
             step_block: PinnedMemory::new(&runtime, layout.step_layout.bytes)?,
@@ -161,61 +187,31 @@ impl GpuBackend {
         &self.report
     }
 
-    /// Enqueues every op.
-    fn enqueue(&self, counts: &StepCounts) -> Result<(), DeviceError> {
-        for op in &self.ops {
-            let rows = counts.of(op.count);
-            if rows == 0 {
-                continue;
-            }
-            let variant = op.variants.iter().find(|(most, _)| rows <= *most).expect("the last range has no end");
-            for action in &variant.1 {
-                self.run(action, rows, counts)?;
-            }
+    fn queue(&self) -> Queue<'_> {
+        Queue { runtime: &*self.runtime, stream: self.stream.id(), gemm_workspace: self.gemm_workspace }
+    }
+
+    /// Enqueues every op, in the way of a cell.
+    fn enqueue(&self, cell: Cell, counts: &StepCounts) -> Result<(), DeviceError> {
+        let (list, queue) = (self.programs.list(&cell), self.queue());
+        match cell.replay {
+            Replay::None => list.enqueue(list.all(), counts, &queue)?,
+            Replay::Piecewise | Replay::Full => self.graphs.replay(cell, list, counts, &queue)?,
+        }
+        self.sampling.enqueue(self.sampling.all(), counts, &queue)
+    }
+
+    /// Refuses a cell that there is not, or that was made for other steps.
+    fn check(&self, cell: Cell, step: &Step) -> Result<(), DeviceError> {
+        let fail = |what: String| Err(DeviceError::InvalidStep { what });
+        if !self.cells.contains(&cell) {
+            return fail(format!("there is no {cell}"));
+        }
+        if !cell.suits(&step.shape()) {
+            return fail(format!("{cell} is for other steps than {:?}", step.shape()));
         }
         Ok(())
     }
-
-    fn run(&self, action: &ReadyAction, rows: u32, counts: &StepCounts) -> Result<(), DeviceError> {
-        match action {
-            ReadyAction::Launch { spec, function } => {
-                let Some(grid) = spec.blocks(counts) else { return Ok(()) };
-                let launch = Launch {
-                    function: *function,
-                    name: spec.kernel.entry,
-                    grid,
-                    threads: spec.kernel.threads,
-                    shared_bytes: spec.kernel.shared_bytes,
-                    overlap: true,
-                };
-                // SAFETY: all addresses in the arguments are in the arena, which lives as long as the backend.
-                unsafe { self.runtime.launch(self.stream.id(), &launch, &spec.arguments) }
-            }
-            &ReadyAction::Gemm { shape, x, weight, out } => {
-                let shape = GemmShape { m: rows as usize, ..shape };
-                let (workspace, workspace_bytes) = self.gemm_workspace;
-                let gemm = self.runtime.gemm().expect("it was lowered for a library of products");
-                let operands = GemmOperands { x, weight, out, workspace, workspace_bytes };
-                // SAFETY: as above.
-                unsafe { gemm.run(self.stream.id(), &shape, &operands) }
-            }
-        }
-    }
-}
-
-fn ready(op: Lowered, kernels: &Kernels) -> Result<ReadyOp, DeviceError> {
-    let action = |action: Action| match action {
-        Action::Launch(spec) => {
-            let function = kernels.get(&spec.kernel)?.function;
-            Ok(ReadyAction::Launch { spec, function })
-        }
-        Action::Gemm { shape, x, weight, out } => Ok(ReadyAction::Gemm { shape, x, weight, out }),
-    };
-    let variants = op.variants.into_iter().map(|(most, actions)| {
-        let actions = actions.into_iter().map(action).collect::<Result<Vec<_>, DeviceError>>()?;
-        Ok((most, actions))
-    });
-    Ok(ReadyOp { count: op.count, variants: variants.collect::<Result<_, DeviceError>>()? })
 }
 
 impl Backend for GpuBackend {
@@ -227,8 +223,17 @@ impl Backend for GpuBackend {
         Some(sampling_limits(&self.limits))
     }
 
-    fn begin(&mut self, step: &Step, _: Cell) -> Result<(), DeviceError> {
+    fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    fn graphs(&self) -> Option<&GraphReport> {
+        Some(&self.graphs.report)
+    }
+
+    fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, self.vocab_size)?;
+        self.check(cell, step)?;
         // SAFETY: the last step's copies have been waited for.
         let block = unsafe { self.step_block.slice() };
         let (mut counts, bytes) = self.layout.step_layout.write(step, block);
@@ -239,7 +244,7 @@ impl Backend for GpuBackend {
         let to = self.memory.base().offset(self.layout.step);
         // SAFETY: both ranges exist; the block is not written before the step has ended.
         unsafe { self.runtime.copy_to_device(stream, to, self.step_block.base(), bytes)? };
-        let enqueued = self.enqueue(&counts);
+        let enqueued = self.enqueue(cell, &counts);
         let sampled = counts.sampled > 0;
         let (to, from, bytes) = if sampled {
             let (offset, bytes) = self.sample.space.results(step);

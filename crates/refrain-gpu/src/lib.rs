@@ -5,12 +5,14 @@
 
 mod backend;
 pub mod check;
+mod graphs;
 mod kernel;
 pub mod kernels;
 mod layout;
 pub mod loader;
 mod lower;
 mod measure;
+mod ops;
 mod sources;
 mod step_block;
 mod supported;
@@ -18,6 +20,7 @@ mod target;
 mod upload;
 
 pub use backend::{GpuBackend, GpuOptions};
+pub use graphs::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, check_sizes, default_decode_sizes, default_prefill_sizes};
 pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, dtype_define};
 pub use layout::footprint;
 pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_source};

@@ -10,6 +10,7 @@ use crate::kernels::norm::RmsNorm;
 use crate::kernels::qk_norm_rope::{self, QkNormRope};
 use crate::kernels::sample::{Sample, SampleSpace};
 use crate::layout::Layout;
+use crate::ops::Recorded;
 use crate::{StepPointers, Target};
 use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
 use refrain_program::{Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
@@ -90,8 +91,18 @@ pub(crate) enum Action {
 pub(crate) struct Lowered {
     /// What the ranges count.
     pub count: Count,
+    /// In which recordings it can be.
+    pub recorded: Recorded,
     /// Up to how many rows, and what is done then; ascending, the last has no end.
     pub variants: Vec<(u32, Vec<Action>)>,
+}
+
+impl Lowered {
+    /// An op whose grids depend on its rows only.
+    fn new(count: Count, variants: Vec<(u32, Vec<Action>)>) -> Lowered {
+        let recorded = if count == Count::Tokens { Recorded::Always } else { Recorded::WithLogits };
+        Lowered { count, recorded, variants }
+    }
 }
 
 /// Where everything that ops name lies.
@@ -229,7 +240,12 @@ impl Places<'_> {
             | Op::GdnStep { .. }
             | Op::Elementwise(_) => unreachable!("no part is fused"),
         };
-        Lowered { count, variants: vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())] }
+        let lowered = Lowered::new(count, vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())]);
+        match op {
+            // Their grids count pieces of sequences.
+            Op::Attention { .. } | Op::GdnScan { .. } => Lowered { recorded: Recorded::OfOneKind, ..lowered },
+            _ => lowered,
+        }
     }
 
     /// The choice of tokens from the logits.
@@ -245,7 +261,7 @@ impl Places<'_> {
     /// Its launches, which follow the ops in steps that want tokens.
     pub fn lower_sampling(&self, limits: &StepLimits) -> Lowered {
         let launches = self.sample(limits).launches(&self.step()).into_iter().map(Action::Launch).collect();
-        Lowered { count: Count::Sampled, variants: vec![(u32::MAX, launches)] }
+        Lowered::new(Count::Sampled, vec![(u32::MAX, launches)])
     }
 
     /// A product: a kernel of our own for few rows, the vendor's library for many, where it has one for these types.
@@ -262,7 +278,7 @@ impl Places<'_> {
             let Linear { x, weight, out, .. } = operands;
             variants.push((u32::MAX, vec![Action::Gemm { shape, x: x.base, weight, out: out.base }]));
         }
-        Lowered { count, variants }
+        Lowered::new(count, variants)
     }
 }
 
@@ -279,7 +295,9 @@ fn one_after_another(ops: Vec<Lowered>) -> Lowered {
         };
         ops.iter().flat_map(of).collect()
     };
-    Lowered { count, variants: ends.into_iter().map(|end| (end, actions(end))).collect() }
+    let recorded =
+        if ops.iter().any(|op| op.recorded == Recorded::OfOneKind) { Recorded::OfOneKind } else { ops[0].recorded };
+    Lowered { recorded, ..Lowered::new(count, ends.into_iter().map(|end| (end, actions(end))).collect()) }
 }
 
 /// The shape of a product for the library; `None` for types that libraries don't mix.
@@ -306,8 +324,8 @@ fn gemm_type(dtype: Dtype) -> GemmType {
 }
 
 /// The distinct kernels of all launches.
-pub(crate) fn kernels(ops: &[Lowered]) -> Vec<Kernel> {
-    let actions = ops.iter().flat_map(|op| &op.variants).flat_map(|(_, actions)| actions);
+pub(crate) fn kernels<'a>(ops: impl IntoIterator<Item = &'a Lowered>) -> Vec<Kernel> {
+    let actions = ops.into_iter().flat_map(|op| &op.variants).flat_map(|(_, actions)| actions);
     let mut kernels: Vec<Kernel> = actions
         .filter_map(|action| match action {
             Action::Launch(spec) => Some(spec.kernel.clone()),

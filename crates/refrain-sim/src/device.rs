@@ -2,14 +2,15 @@
 
 use crate::capture::{KernelNode, Node, Streams};
 use crate::driver::{
-    DEVICE_LOST, ILLEGAL_ADDRESS, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, OUT_OF_MEMORY, OUT_OF_RESOURCES,
+    CAPTURE_INVALIDATED, DEVICE_LOST, ILLEGAL_ADDRESS, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, OUT_OF_MEMORY,
+    OUT_OF_RESOURCES,
 };
 use crate::memory::Memory;
 use crate::module::Loaded;
 use crate::runtime::SimCounters;
 use crate::worker::{FailedBlock, Failure, Grid, Worker};
 use crate::{SimOptions, abi};
-use refrain_device::{DeviceError, DevicePtr, FunctionId, GraphId, Launch, ModuleId};
+use refrain_device::{DeviceError, DevicePtr, FunctionId, GraphId, Launch, ModuleId, StreamId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,8 +35,9 @@ pub(crate) struct Device {
     pub counters: SimCounters,
     /// The call that the device did not survive.
     pub lost: Option<String>,
-    /// Allocations that will still succeed, and launches before the device is lost.
+    /// Allocations and captures that will still succeed, and launches before the device is lost.
     pub allocations_left: Option<u64>,
+    pub captures_left: Option<u64>,
     pub launches_left: Option<u64>,
     worker: Worker,
 }
@@ -54,6 +56,7 @@ impl Device {
             counters: SimCounters::default(),
             lost: None,
             allocations_left: None,
+            captures_left: None,
             launches_left: None,
             worker: Worker::new(options.wave, options.order),
             options,
@@ -86,6 +89,36 @@ impl Device {
         let memory = self.memory.allocate(bytes, what)?;
         self.counters.allocations += u64::from(memory.is_some());
         memory.ok_or_else(|| OUT_OF_MEMORY.error(call, &format!("{free} bytes of {} are free", self.memory.total())))
+    }
+
+    /// Ends a capture and takes the memory of its graph.
+    pub(crate) fn end_capture(&mut self, stream: StreamId) -> Result<GraphId, DeviceError> {
+        let call = "ending a capture";
+        self.alive(call)?;
+        let nodes = self.streams.end_capture(stream)?;
+        if let Some(left) = &mut self.captures_left {
+            if *left == 0 {
+                self.captures_left = None;
+                return Err(CAPTURE_INVALIDATED.error(call, "a failure that a test asked for"));
+            }
+            *left -= 1;
+        }
+        let bytes = nodes.len() * self.options.graph_node_bytes;
+        if !self.memory.take(bytes) {
+            let why =
+                format!("a graph of {} nodes takes {bytes} bytes, {} are free", nodes.len(), self.memory.free_bytes());
+            return Err(OUT_OF_MEMORY.error(call, &why));
+        }
+        let graph = GraphId(self.streams.number());
+        self.graphs.insert(graph, nodes.into());
+        Ok(graph)
+    }
+
+    /// Ends a graph and gives its memory back.
+    pub(crate) fn destroy_graph(&mut self, graph: GraphId) {
+        if let Some(nodes) = self.graphs.remove(&graph) {
+            self.memory.give_back(nodes.len() * self.options.graph_node_bytes);
+        }
     }
 
     /// Refuses ranges that are not inside of one allocation.

@@ -70,6 +70,18 @@ impl Memory {
         Ok(Some(DevicePtr(base)))
     }
 
+    /// Takes memory that nobody sees, as drivers do; false when the device has not that much left.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.free_bytes();
+        self.used += if fits { bytes } else { 0 };
+        fits
+    }
+
+    /// Gives it back.
+    pub(crate) fn give_back(&mut self, bytes: usize) {
+        self.used -= bytes;
+    }
+
     /// False when nothing was allocated there.
     pub(crate) fn free(&mut self, base: u64) -> bool {
         let Some(allocation) = self.allocations.remove(&base) else { return false };

@@ -28,6 +28,8 @@ pub struct SimOptions {
     pub launch_latency: Duration,
     /// Bytes of device memory.
     pub memory_bytes: usize,
+    /// Device memory that a node of a graph takes as long as the graph is there.
+    pub graph_node_bytes: usize,
     /// Multiprocessors that the device claims to have. Kernels that divide work by it can be tested with any number.
     pub processors: u32,
     /// Looks after each kernel for writes closely before and behind every allocation. Those further away fault anyway.
@@ -37,13 +39,14 @@ pub struct SimOptions {
 }
 
 impl Default for SimOptions {
-    /// A wave of 32, 1 GiB, 8 processors, forward order, no launch cost, with checks.
+    /// A wave of 32, 1 GiB, 2 KiB for a node, 8 processors, forward order, no launch cost, with checks.
     fn default() -> Self {
         Self {
             wave: 32,
             order: Order::Forward,
             launch_latency: Duration::ZERO,
             memory_bytes: 1 << 30,
+            graph_node_bytes: 2048,
             processors: 8,
             check: true,
             compiler: None,

@@ -73,6 +73,11 @@ impl SimRuntime {
         self.lock().allocations_left = Some(after);
     }
 
+    /// Lets the capture after the next `after` ones fail when it ends, once.
+    pub fn fail_capture(&self, after: u64) {
+        self.lock().captures_left = Some(after);
+    }
+
     /// Lets the device be lost by the kernel after the next `after` ones, in a graph or not.
     pub fn lose_device(&self, after: u64) {
         self.lock().launches_left = Some(after);
@@ -272,11 +277,7 @@ impl Runtime for SimRuntime {
     }
 
     fn end_capture(&self, stream: StreamId) -> Result<GraphId, DeviceError> {
-        let mut device = self.alive("ending a capture")?;
-        let nodes = device.streams.end_capture(stream)?;
-        let graph = GraphId(device.streams.number());
-        device.graphs.insert(graph, nodes.into());
-        Ok(graph)
+        self.lock().end_capture(stream)
     }
 
     fn graph_nodes(&self, graph: GraphId) -> Result<usize, DeviceError> {
@@ -294,7 +295,9 @@ impl Runtime for SimRuntime {
         if graph == from || old.len() != new.len() || !old.iter().zip(new.iter()).all(|(old, new)| old.same_kind(new)) {
             return Ok(false);
         }
-        let nodes = device.graphs.remove(&from).expect("found above");
+        let nodes = device.graphs.get(&from).expect("found above").clone();
+        // Both have as many nodes, so the memory of one is given back.
+        device.destroy_graph(from);
         device.graphs.insert(graph, nodes);
         Ok(true)
     }
@@ -318,7 +321,7 @@ impl Runtime for SimRuntime {
     }
 
     fn destroy_graph(&self, graph: GraphId) {
-        self.lock().graphs.remove(&graph);
+        self.lock().destroy_graph(graph);
     }
 
     fn compiler(&self) -> Result<&dyn Compiler, DeviceError> {

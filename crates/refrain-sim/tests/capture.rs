@@ -247,3 +247,34 @@ fn events_have_times() {
     runtime.synchronize_event(to.id()).unwrap();
     assert!(runtime.elapsed(from.id(), to.id()).unwrap().as_nanos() > 0);
 }
+
+#[test]
+fn graphs_take_memory_until_they_are_destroyed() {
+    let options = SimOptions { memory_bytes: 1 << 20, graph_node_bytes: 300 << 10, ..SimOptions::default() };
+    let Some(sim) = Sim::new(options) else { return };
+    let kernel = sim.kernel("twice", DOUBLE);
+    let cell = sim.upload(&[1u32]);
+    let record = |launches: usize| {
+        sim.runtime.begin_capture(sim.stream.id()).unwrap();
+        for _ in 0..launches {
+            sim.launch(&kernel, 1, 32, &[cell.base().0, 0]).unwrap();
+        }
+        sim.runtime.end_capture(sim.stream.id())
+    };
+    let free = || sim.runtime.memory().unwrap().free;
+    let before = free();
+    let graph = record(2).unwrap();
+    assert_eq!(before - free(), 600 << 10);
+    let error = record(2).unwrap_err();
+    assert_eq!(code(&error), 2, "{error}");
+    assert_eq!(before - free(), 600 << 10, "what could not be had takes nothing");
+    let one = record(1).unwrap();
+    assert!(!sim.runtime.update_graph(graph, one).unwrap(), "they have different shapes");
+    sim.runtime.destroy_graph(one);
+    sim.runtime.destroy_graph(graph);
+    assert_eq!(free(), before);
+    sim.sim.fail_capture(1);
+    sim.runtime.destroy_graph(record(1).unwrap());
+    assert_eq!(code(&record(1).unwrap_err()), 901);
+    record(1).unwrap();
+}

@@ -84,11 +84,15 @@ pub fn human_bytes(bytes: usize) -> String {
 pub(super) fn too_little(request: &MemoryRequest) -> MemoryError {
     let footprint = &request.footprint;
     let model = format!(
-        "{} ({} weights, {} activations, {} workspace{})",
+        "{} ({} weights, {} activations, {} workspace{}{})",
         human_bytes(request.fixed()),
         human_bytes(footprint.weights),
         human_bytes(footprint.activations),
         human_bytes(footprint.workspace),
+        match footprint.graphs {
+            0 => String::new(),
+            graphs => format!(", {} for graphs, --graph-memory-budget", human_bytes(graphs)),
+        },
         match footprint.held {
             0 => String::new(),
             held => format!(", {} that the driver and others hold already", human_bytes(held)),
@@ -145,17 +149,20 @@ pub(super) fn plan(request: &MemoryRequest, pools: PoolSizes, notes: Vec<String>
     let tokens = pools.blocks * BLOCK_TOKENS;
     let full = pools.blocks as f64 / request.blocks_per_sequence() as f64;
     let held = (footprint.held > 0).then(|| line("held already".to_owned(), footprint.held));
-    let lines = [
+    let model = [
         line("weights".to_owned(), footprint.weights),
         line("activations".to_owned(), footprint.activations),
         line("workspace".to_owned(), footprint.workspace),
+    ];
+    let graphs = (footprint.graphs > 0).then(|| line("graphs, at most".to_owned(), footprint.graphs));
+    let states = [
         line(format!("state slots, {} sequences", pools.slots), pools.slots * footprint.gdn_slot),
         line(
             format!("KV blocks, {tokens} tokens, {full:.1} sequences of {}", request.max_model_len),
             pools.blocks * footprint.kv_block,
         ),
     ];
-    let lines: Vec<MemoryLine> = held.into_iter().chain(lines).collect();
+    let lines: Vec<MemoryLine> = held.into_iter().chain(model).chain(graphs).chain(states).collect();
     let total_bytes = lines.iter().map(|line| line.bytes).sum();
     MemoryPlan { pools, max_num_seqs: pools.slots, lines, total_bytes, notes }
 }

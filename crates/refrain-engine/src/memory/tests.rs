@@ -10,6 +10,7 @@ fn request() -> MemoryRequest {
             weights: 200 * MIB,
             activations: 60 * MIB,
             workspace: 40 * MIB,
+            graphs: 0,
             held: 0,
             kv_block: MIB,
             gdn_slot: 5 * MIB,
@@ -34,6 +35,19 @@ fn what_others_hold_counts_against_the_pools() {
     held.footprint.held = 800 * MIB;
     let error = plan_memory(&held).unwrap_err().to_string();
     assert!(error.contains("800.00 MiB that the driver and others hold already"), "{error}");
+}
+
+#[test]
+fn graphs_have_their_memory_before_the_pools() {
+    let mut with = request();
+    with.footprint.graphs = 64 * MIB;
+    let plan = plan_memory(&with).unwrap();
+    assert_eq!(plan.pools.slots * 5 + plan.pools.blocks, 600 - 64);
+    assert_eq!(plan.lines[3], MemoryLine { what: "graphs, at most".to_owned(), bytes: 64 * MIB });
+    assert_eq!(plan.total_bytes, 900 * MIB);
+    with.footprint.graphs = 700 * MIB;
+    let error = plan_memory(&with).unwrap_err().to_string();
+    assert!(error.contains("700.00 MiB for graphs, --graph-memory-budget"), "{error}");
 }
 
 #[test]
@@ -115,14 +129,14 @@ fn the_advice_of_an_error_works() {
 proptest! {
     #[test]
     fn every_plan_fits_and_holds_one_full_sequence(
-        (weights, kv_block, gdn_slot) in (0usize..1000, 0usize..50, 0usize..100),
+        (weights, graphs, kv_block, gdn_slot) in (0usize..1000, 0usize..100, 0usize..50, 0usize..100),
         usable_bytes in 0usize..5000,
         utilization in 0.01f64..=1.0,
         (bytes, blocks, seqs) in (prop::option::of(0usize..3000), prop::option::of(0usize..100), prop::option::of(0usize..200)),
         max_model_len in 0usize..2000,
     ) {
         let request = MemoryRequest {
-            footprint: Footprint { weights, activations: 10, workspace: 10, held: 0, kv_block, gdn_slot },
+            footprint: Footprint { weights, activations: 10, workspace: 10, graphs, held: 0, kv_block, gdn_slot },
             usable_bytes,
             utilization,
             kv_cache_memory_bytes: bytes,

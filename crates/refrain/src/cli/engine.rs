@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use refrain_engine::SchedulingPolicy;
+use refrain_gpu::GraphOptions;
 use serde_json::Value;
 
 use super::model::ModelArgs;
@@ -192,6 +193,7 @@ impl DeviceArgs {
             library_dirs: self.gpu_library_dir.clone(),
             kernel_cache_dir: self.kernel_cache_dir.clone().or_else(default_kernel_cache_dir),
             kernel_pack_dirs: self.kernel_pack_dir.clone(),
+            graphs: GraphOptions::default(),
         }
     }
 }
