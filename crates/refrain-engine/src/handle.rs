@@ -1,5 +1,6 @@
 //! The callers' side of the engine: submit requests, read their events, stop it.
 
+use crate::policy::{CellSteps, Policy, PolicyEntry, PolicyMode};
 use crate::runner::Runner;
 use crate::scheduler::Rank;
 use crate::shared::{Command, Life, Line, Shared, Submission};
@@ -23,8 +24,21 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the settings contradict each other.
     pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHandle, EngineError> {
+        let policy = Policy::new(PolicyMode::default(), backend.cells(), &config.step_limits(), 1);
+        Engine::start_with(backend, config, policy)
+    }
+
+    /// The same with a policy over the backend's cells, which may have been calibrated.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the settings contradict each other.
+    pub fn start_with(
+        backend: Box<dyn Backend>,
+        config: EngineConfig,
+        policy: Policy,
+    ) -> Result<EngineHandle, EngineError> {
         config.validate()?;
-        let shared = Arc::new(Shared::new(config, backend.device().clone()));
+        let shared = Arc::new(Shared::new(config, backend.device().clone(), policy));
         let (commands, received) = channel();
         let (life, watched) = watch::channel(Life::Running);
         let seen = Arc::clone(&shared);
@@ -160,6 +174,27 @@ impl EngineHandle {
     /// What it counts.
     pub fn metrics(&self) -> &EngineMetrics {
         &self.shared.metrics
+    }
+
+    /// By which rule the cell of a step is chosen.
+    pub fn policy(&self) -> PolicyMode {
+        self.shared.policy().mode()
+    }
+
+    /// Chooses by another rule from now on: steps that begin after this call, and so all of requests that are submitted
+    /// after it, are run as it says. What was measured stays.
+    pub fn set_policy(&self, mode: PolicyMode) {
+        self.shared.policy().set_mode(mode);
+    }
+
+    /// What is known about what steps cost in each cell.
+    pub fn policy_table(&self) -> Vec<PolicyEntry> {
+        self.shared.policy().table()
+    }
+
+    /// How the steps since the start were run.
+    pub fn step_modes(&self) -> Vec<CellSteps> {
+        self.shared.policy().steps()
     }
 
     /// Whether the engine thread runs. False after [`EngineHandle::stop`], after the last request of a

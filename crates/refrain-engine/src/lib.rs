@@ -30,6 +30,7 @@ mod error;
 mod handle;
 mod memory;
 mod metrics;
+mod policy;
 mod pool;
 mod request;
 mod runner;
@@ -46,5 +47,8 @@ pub use memory::{
     largest_model_len, plan_memory,
 };
 pub use metrics::EngineMetrics;
+pub use policy::{
+    Alike, Average, Bench, Calibration, CellSteps, Phase, Policy, PolicyEntry, PolicyMode, Span, StepWorld,
+};
 pub use request::{Event, FinishReason, PositionLogprobs, Request, RequestFailure, SamplingParams, TokenLogprob};
 pub use validate::{MAX_BAD_WORD_TOKENS, MAX_LOGPROBS, MAX_STOP_TOKENS, MAX_TEMPERATURE};

@@ -1,10 +1,13 @@
 //! What the engine counts, under vLLM's names, so that its dashboards work; what vLLM lacks is under `refrain:`.
 
 mod buckets;
+mod modes;
 
 use crate::Load;
 use crate::clock::Clock;
+use crate::policy::Policy;
 use buckets::{FIRST_TOKEN, REQUEST, STEP, TOKEN, one_two_five};
+use modes::StepModes;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 use refrain_device::BLOCK_TOKENS;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How a request ended, in vLLM's words.
@@ -94,11 +98,13 @@ pub struct EngineMetrics {
     request_generation: Histogram,
     request_max_tokens: Histogram,
     request_preemptions: Histogram,
+    modes: StepModes,
 }
 
 impl EngineMetrics {
-    /// All at zero; the buckets for tokens go up to `max_model_len`. The engine has `blocks` KV blocks.
-    pub(crate) fn new(max_model_len: usize, blocks: usize) -> Self {
+    /// All at zero; the buckets for tokens go up to `max_model_len`. The engine has `blocks` KV blocks, and runs its steps
+    /// as `policy` says.
+    pub(crate) fn new(max_model_len: usize, blocks: usize, policy: Arc<Mutex<Policy>>) -> Self {
         let success = Family::<FinishedReason, Counter>::default();
         for outcome in Outcome::ALL {
             drop(success.get_or_create(&FinishedReason { finished_reason: outcome.name() }));
@@ -143,6 +149,7 @@ impl EngineMetrics {
             request_generation: Histogram::new(one_two_five(max_model_len)),
             request_max_tokens: Histogram::new(one_two_five(max_model_len)),
             request_preemptions: Histogram::new([0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]),
+            modes: StepModes(policy),
         }
     }
 
@@ -189,6 +196,7 @@ impl EngineMetrics {
         add(r, "refrain:state_slots", "State slots in the pool", &self.slots_total);
         add(r, "refrain:steps", "Steps executed", &self.steps);
         add(r, "refrain:failed_steps", "Steps in which the device failed", &self.failed_steps);
+        r.register_collector(Box::new(self.modes.clone()));
     }
 
     pub(crate) fn set_load(&self, load: &Load) {
@@ -279,10 +287,27 @@ pub(crate) struct EndedRequest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::PolicyMode;
+    use refrain_device::{Cell, Part, Replay, StepLimits, StepShape};
+
+    /// A policy of eager steps and a graph of 4 rows, after a step of each and one on its way.
+    fn policy() -> Arc<Mutex<Policy>> {
+        let graph = Cell { compiled: true, replay: Replay::Full, part: Part::Decode, rows: 4 };
+        let limits = StepLimits { max_tokens: 68, max_segments: 4, max_logit_rows: 68, max_model_len: 100 };
+        let mut policy = Policy::new(PolicyMode::Graph, &[Cell::EAGER, graph], &limits, 1);
+        let decode = |rows| StepShape { rows, sequences: rows, decodes: rows, context: 9, ..StepShape::default() };
+        assert_eq!(policy.begin(&decode(3), 1.0), graph);
+        policy.finish(1.5);
+        policy.set_mode(PolicyMode::Eager);
+        assert_eq!(policy.begin(&decode(3), 2.0), Cell::EAGER);
+        policy.finish(2.25);
+        policy.begin(&StepShape { rows: 64, decodes: 0, one_prefill: true, ..decode(1) }, 3.0);
+        Arc::new(Mutex::new(policy))
+    }
 
     #[test]
     fn names_and_labels_are_vllms() {
-        let metrics = EngineMetrics::new(100, 4);
+        let metrics = EngineMetrics::new(100, 4, policy());
         let mut registry = Registry::default();
         metrics.register(&mut registry, "tiny");
         metrics.preempted(2);
@@ -302,6 +327,14 @@ mod tests {
             "vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0.25",
             "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"abort\"} 0",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"tiny\",le=\"0.001\"} 0",
+            "refrain:step_mode_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",bucket=\"4\"} 1",
+            "refrain:step_mode_total{model_name=\"tiny\",phase=\"prefill\",mode=\"eager\",bucket=\"none\"} 1",
+            "refrain:step_padding_rows_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",\
+             bucket=\"4\"} 1",
+            "refrain:policy_step_seconds{model_name=\"tiny\",phase=\"decode\",rows=\"3\",decodes=\"0-4\",\
+             context=\"1-100\",mode=\"eager\",bucket=\"none\"} 0.25",
+            "refrain:policy_samples{model_name=\"tiny\",phase=\"decode\",rows=\"3\",decodes=\"0-4\",\
+             context=\"1-100\",mode=\"compiled+graph\",bucket=\"4\"} 1.0",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }

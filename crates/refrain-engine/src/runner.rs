@@ -12,7 +12,7 @@ use crate::shared::{Command, Life, Shared, Submission};
 use crate::{Event, RequestFailure};
 use active::{Active, End};
 use build::{build_sampling, build_step};
-use refrain_device::{Backend, Step, StepLimits};
+use refrain_device::{Backend, DeviceError, Step, StepLimits};
 use results::Results;
 use std::any::Any;
 use std::collections::HashMap;
@@ -182,10 +182,14 @@ impl Runner {
         self.shared.watch.begin();
         // A backend that panics leaves the states of this step's sequences undefined, as one that fails does; they are
         // never read again. So going on is sound.
-        let call = AssertUnwindSafe((&mut *self.backend, &self.step));
+        let call = AssertUnwindSafe((&mut *self.backend, &self.step, &*self.shared));
         let executed = catch_unwind(|| {
-            let AssertUnwindSafe((backend, step)) = { call };
-            backend.execute(step)
+            let AssertUnwindSafe((backend, step, shared)) = { call };
+            let cell = shared.policy().begin(&step.shape(), shared.watch.seconds());
+            backend.begin(step, cell)?;
+            let output = backend.finish()?;
+            shared.policy().finish(shared.watch.seconds());
+            Ok::<_, DeviceError>(output)
         });
         let (rows, vocab_size) = (self.step.logit_rows.len(), self.shared.config.vocab_size);
         let results = match executed {
@@ -215,6 +219,7 @@ impl Runner {
                     .collect()
             }
             Err(why) => {
+                self.shared.policy().fail_all();
                 tracing::error!(
                     sequences = plan.segments.len(),
                     tokens = self.step.tokens.len(),

@@ -1,10 +1,11 @@
 //! What the callers' side and the engine thread both see.
 
+use crate::policy::Policy;
 use crate::scheduler::Rank;
 use crate::{EngineConfig, EngineMetrics, Event, Load, Request, SubmitError};
 use refrain_device::DeviceInfo;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -95,27 +96,35 @@ pub(crate) struct Shared {
     pub metrics: EngineMetrics,
     /// The watch on the steps.
     pub watch: StepWatch,
+    policy: Arc<Mutex<Policy>>,
     line: Mutex<Line>,
 }
 
 impl Shared {
     /// An engine with nothing to do.
-    pub fn new(config: EngineConfig, device: DeviceInfo) -> Self {
+    pub fn new(config: EngineConfig, device: DeviceInfo, policy: Policy) -> Self {
         let load = Load { kv_blocks_total: config.pools.blocks, slots_total: config.pools.slots, ..Load::default() };
-        let metrics = EngineMetrics::new(config.max_model_len, config.pools.blocks);
+        let policy = Arc::new(Mutex::new(policy));
+        let metrics = EngineMetrics::new(config.max_model_len, config.pools.blocks, Arc::clone(&policy));
         metrics.set_load(&load);
         Self {
             metrics,
             config,
             device,
             watch: StepWatch::new(),
+            policy,
             line: Mutex::new(Line { accepting: true, next_arrival: 0, load, seconds_per_request: 0.0 }),
         }
     }
 
     /// The line. A panic while somebody held it left counters only, which are whole at any time.
     pub fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What says how steps are run. Of a panic the same holds.
+    pub fn policy(&self) -> MutexGuard<'_, Policy> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,6 +141,11 @@ pub(crate) struct StepWatch {
 impl StepWatch {
     fn new() -> Self {
         Self { epoch: Instant::now(), began: AtomicU64::new(0), longest: AtomicU64::new(0) }
+    }
+
+    /// Seconds since the engine was started.
+    pub fn seconds(&self) -> f64 {
+        self.epoch.elapsed().as_secs_f64()
     }
 
     fn now(&self) -> u64 {

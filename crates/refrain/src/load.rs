@@ -17,8 +17,10 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use refrain_cpu::{CpuOptions, UsableMemory};
-use refrain_device::DeviceError;
-use refrain_engine::{Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, SchedulingPolicy};
+use refrain_device::{Cell, DeviceError};
+use refrain_engine::{
+    Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, Policy, PolicyMode, SchedulingPolicy,
+};
 use refrain_model::{Dtype, HubAccess, Model, ModelError, ModelSource, ResolveOptions};
 use refrain_program::{BuildOptions, Program, ProgramError};
 use refrain_server::TextEngine;
@@ -69,6 +71,8 @@ pub struct LoadOptions {
     pub max_num_queued_reqs: Option<usize>,
     /// Most prompt tokens that may wait.
     pub max_num_queued_tokens: Option<usize>,
+    /// Which way steps are run.
+    pub policy: Option<PolicyMode>,
     /// What computes.
     pub device: DeviceChoice,
     /// What GPUs are looked for and compiled with.
@@ -281,7 +285,7 @@ fn refuse_hub_settings(source: &ModelSource, resolve: &ResolveOptions) -> Result
 /// # Errors
 /// [`LoadError`].
 pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
-    let Prepared { model, program, planned, device, settings, usable, open_seconds } = prepare(options)?;
+    let Prepared { model, program, planned, device, mut settings, usable, open_seconds } = prepare(options)?;
     let start = Instant::now();
     progress.set_length(model.checkpoint.total_bytes());
     let weights = progress::Counted::new(&model.checkpoint, progress);
@@ -299,7 +303,11 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         vocab_size: program.vocab_size,
         seed: options.seed.unwrap_or(0),
     };
-    let engine = Engine::start(backend, config)?;
+    let mode = options.policy.unwrap_or_default();
+    let origin = if options.policy.is_some() { Origin::Given } else { Origin::Default };
+    settings.push("policy", describe_policy(mode, backend.cells()), origin);
+    let policy = Policy::new(mode, backend.cells(), &planned.limits, 1);
+    let engine = Engine::start_with(backend, config, policy)?;
     let defaults = (&model.generation).into();
     let text = TextEngine::new(engine.clone(), model.tokenizer.clone(), model.template.clone(), defaults);
     let served_model_names = if options.served_model_names.is_empty() {
@@ -325,6 +333,14 @@ fn describe_types(dtype: Dtype, types: &BuildOptions, stored: Dtype) -> String {
         (true, true) => name.to_owned(),
         (true, false) => format!("{name} (weights converted from {})", flag_name(stored)),
         (false, _) => format!("{name} (weights stay {})", flag_name(types.weights)),
+    }
+}
+
+/// A policy, and why it makes no difference if so.
+fn describe_policy(mode: PolicyMode, cells: &[Cell]) -> String {
+    match mode.without_effect(cells) {
+        Some(why) => format!("{mode}, without effect: {why}"),
+        None => mode.to_string(),
     }
 }
 

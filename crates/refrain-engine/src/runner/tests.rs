@@ -3,12 +3,12 @@
 mod hash_model;
 
 use crate::{
-    Engine, EngineConfig, EngineHandle, Event, FinishReason, PositionLogprobs, Request, RequestFailure, RequestStream,
-    SamplingParams, SchedulingPolicy, SubmitError,
+    Engine, EngineConfig, EngineHandle, Event, FinishReason, Phase, PolicyMode, PositionLogprobs, Request,
+    RequestFailure, RequestStream, SamplingParams, SchedulingPolicy, SubmitError,
 };
 use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, VOCAB, reference};
 use proptest::prelude::*;
-use refrain_device::{PoolSizes, SamplingLimits, Step};
+use refrain_device::{Cell, PoolSizes, SamplingLimits, Step};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -87,6 +87,19 @@ fn nothing_is_held(engine: &EngineHandle) {
     let load = engine.load();
     let held = (load.running, load.waiting, load.prefill_tokens, load.kv_blocks_used, load.slots_used);
     assert_eq!(held, (0, 0, 0, 0, 0));
+}
+
+#[test]
+fn every_step_is_counted_by_how_it_was_run() {
+    let engine = start(config(2, 40));
+    let streams = engine.submit_all(vec![greedy(vec![3; 70], 5), greedy(vec![4; 10], 3)]).unwrap();
+    streams.into_iter().for_each(|stream| drop(answer(stream)));
+    let (load, modes) = (engine.load(), engine.step_modes());
+    assert_eq!(modes.iter().map(|mode| mode.steps).sum::<u64>(), load.steps);
+    assert!(modes.iter().any(|mode| mode.phase == Phase::Decode && mode.steps >= 3), "{modes:?}");
+    assert!(modes.iter().all(|mode| mode.cell == Cell::EAGER && mode.padding == 0), "{modes:?}");
+    engine.set_policy(PolicyMode::Eager);
+    assert_eq!(engine.policy(), PolicyMode::Eager);
 }
 
 fn greedy_reference(prompt: &[u32], max_tokens: usize) -> Vec<u32> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use refrain_engine::SchedulingPolicy;
+use refrain_engine::{PolicyMode, SchedulingPolicy};
 use refrain_gpu::GraphOptions;
 use serde_json::Value;
 
@@ -181,6 +181,11 @@ pub struct CompileArgs {
     #[arg(long, value_name = "JSON", value_parser = compilation_config)]
     pub compilation_config: Vec<String>,
 
+    /// Which way each step is run: measured (the fastest on this machine for such steps), static (compiled and replayed
+    /// wherever it can be, as vLLM does), or always eager, compiled, graph or eager-graph [default: measured]
+    #[arg(long, value_name = "POLICY", value_parser = policy)]
+    pub policy: Option<PolicyMode>,
+
     /// Optimization level; only 0 is available yet
     #[arg(long, short = 'O', value_name = "LEVEL", value_parser = optimization_level)]
     pub optimization_level: Option<u8>,
@@ -208,7 +213,7 @@ fn default_kernel_cache_dir() -> Option<PathBuf> {
 impl EngineArgs {
     /// What the flags ask for.
     pub fn load_options(&self) -> LoadOptions {
-        let Self { model, memory, scheduler, device, compile: _, later: _ } = self;
+        let Self { model, memory, scheduler, device, compile, later: _ } = self;
         LoadOptions {
             model: model.name(),
             resolve: model.resolve_options(),
@@ -233,6 +238,7 @@ impl EngineArgs {
             scheduling_policy: scheduler.scheduling_policy.map(SchedulingPolicy::from),
             max_num_queued_reqs: scheduler.max_num_queued_reqs,
             max_num_queued_tokens: scheduler.max_num_queued_tokens,
+            policy: compile.policy,
             device: device.device.unwrap_or_default(),
             gpu: device.gpu_settings(),
             threads: device.threads,
@@ -320,6 +326,10 @@ fn ssm_cache_dtype(text: &str) -> Result<String, String> {
 }
 
 fn device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse()
+}
+
+fn policy(text: &str) -> Result<PolicyMode, String> {
     text.parse()
 }
 

@@ -1,0 +1,174 @@
+//! One kind of steps with the cells that suit them: the choice, and when to try another.
+
+use super::average::Average;
+use super::mode::PolicyMode;
+use super::ranges::{Alike, Phase};
+use refrain_device::{Cell, Part, Replay};
+
+/// How much better another cell must be to replace the present one.
+const HYSTERESIS: f64 = 0.03;
+
+/// The same once both averages are sure.
+const SURE_HYSTERESIS: f64 = 0.01;
+
+/// Measurements that make an average sure.
+const SURE: u32 = 64;
+
+/// Measurements without which a cell isn't taken for the best.
+const KNOWN: u32 = 2;
+
+/// Every so many steps of a kind another cell is tried ...
+const TRY_EVERY: u32 = 64;
+
+/// ... unless it would cost more than so many times the best ...
+const TRY_COST: f64 = 1.25;
+
+/// ... or tries would take more than this part of the time.
+const TRY_SHARE: f64 = 0.02;
+
+/// A cell that suits these steps, and what it costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The cell.
+    pub cell: Cell,
+    /// Seconds of a step.
+    pub average: Average,
+    /// Steps that were run so.
+    pub steps: u64,
+    /// Rows that graphs had and the steps had not, over all of them.
+    pub padding: u64,
+}
+
+/// Seconds so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Spent {
+    /// Of all measured steps.
+    pub all: f64,
+    /// Of those that tried another cell than the best.
+    pub trying: f64,
+}
+
+/// One kind of steps.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// At least one, of each way the one with the least padding; [`Cell::EAGER`] is the first.
+    pub candidates: Vec<Candidate>,
+    /// Which of them is taken for the best.
+    pub present: usize,
+    /// Steps since the last try.
+    since_try: u32,
+    /// What is being tried, and for how many more steps.
+    trying: Option<(usize, u32)>,
+}
+
+impl Entry {
+    /// Nothing is known yet: [`Cell::EAGER`] it is.
+    pub fn new(alike: &Alike, cells: &[Cell]) -> Entry {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for cell in cells.iter().filter(|cell| suits(cell, alike)) {
+            let way = |cell: &Cell| (cell.compiled, cell.replay, cell.part);
+            match candidates.iter_mut().find(|other| way(&other.cell) == way(cell)) {
+                Some(other) if other.cell.rows > cell.rows => other.cell = *cell,
+                Some(_) => {}
+                None => {
+                    candidates.push(Candidate { cell: *cell, average: Average::default(), steps: 0, padding: 0 });
+                }
+            }
+        }
+        Entry { candidates, present: 0, since_try: 0, trying: None }
+    }
+
+    /// The candidate of this rule.
+    pub fn choose(&self, mode: PolicyMode) -> usize {
+        if mode == PolicyMode::Measured {
+            return self.trying.map_or(self.present, |(candidate, _)| candidate);
+        }
+        let liked = |index: &usize| mode.likes(&self.candidates[*index].cell).map(|liking| (liking, *index));
+        (0..self.candidates.len()).filter_map(|index| liked(&index)).max().map_or(0, |(_, index)| index)
+    }
+
+    /// Counts a step that will be run in the measured way, and begins a try of `burst` steps when it is time.
+    pub fn advance(&mut self, burst: u32, spent: &Spent) {
+        if let Some((candidate, left)) = self.trying {
+            self.trying = (left > 1).then_some((candidate, left - 1));
+            if self.trying.is_some() {
+                return;
+            }
+        }
+        self.since_try += 1;
+        if self.since_try < TRY_EVERY || self.candidates.len() < 2 {
+            return;
+        }
+        let present = self.candidates[self.present].average;
+        // What was never measured is expected to cost as much as what runs: its first measurement will tell.
+        let expected = |candidate: &Candidate| match candidate.average.samples {
+            0 if candidate.average.seconds == 0.0 => present.seconds,
+            _ => candidate.average.seconds,
+        };
+        let others = self.candidates.iter().enumerate().filter(|(index, _)| *index != self.present);
+        let cheap = others.filter(|(_, other)| expected(other) <= TRY_COST * present.seconds);
+        let Some((index, least_known)) = cheap.min_by_key(|(_, other)| other.average.samples) else { return };
+        let cost = expected(least_known) * f64::from(burst);
+        if present.samples > 0 && spent.trying + cost <= TRY_SHARE * spent.all {
+            self.since_try = 0;
+            self.trying = Some((index, burst));
+        }
+    }
+
+    /// Takes a measurement of a candidate in.
+    pub fn measured(&mut self, candidate: usize, seconds: f64) {
+        let known = self.candidates[candidate].average;
+        if known.samples == 0 && known.seconds > 0.0 {
+            // What was assumed came from other steps. How the cells compare is still the best guess.
+            let scale = seconds / known.seconds;
+            let assumed = self.candidates.iter_mut().filter(|candidate| candidate.average.samples == 0);
+            assumed.for_each(|candidate| candidate.average.seconds *= scale);
+        }
+        self.candidates[candidate].average.add(seconds);
+        let too_slow = self.seconds(candidate) > TRY_COST * self.seconds(self.present);
+        // A surprise isn't looked at longer than needed.
+        self.trying = self.trying.filter(|&(tried, _)| tried != candidate || !too_slow);
+        self.settle();
+    }
+
+    /// Replaces the present candidate when another is better by more than the hysteresis.
+    fn settle(&mut self) {
+        let known = |candidate: &Candidate| candidate.average.samples >= KNOWN;
+        let best = (0..self.candidates.len())
+            .filter(|&index| index != self.present && known(&self.candidates[index]))
+            .min_by(|&a, &b| self.seconds(a).total_cmp(&self.seconds(b)));
+        let (Some(best), present) = (best, self.candidates[self.present].average) else { return };
+        let sure = present.samples.min(self.candidates[best].average.samples) >= SURE;
+        let hysteresis = if sure { SURE_HYSTERESIS } else { HYSTERESIS };
+        if known(&self.candidates[self.present]) && self.seconds(best) < (1.0 - hysteresis) * present.seconds {
+            self.present = best;
+        }
+    }
+
+    fn seconds(&self, candidate: usize) -> f64 {
+        self.candidates[candidate].average.seconds
+    }
+
+    /// Takes what a calibration measured, in the order of the candidates, or what it assumes; 0 seconds where it can't say.
+    pub fn set(&mut self, averages: &[Average]) {
+        for (candidate, average) in self.candidates.iter_mut().zip(averages) {
+            candidate.average = *average;
+        }
+        let told = (0..self.candidates.len()).filter(|&index| self.seconds(index) > 0.0);
+        let fastest = told.min_by(|&a, &b| self.seconds(a).total_cmp(&self.seconds(b)));
+        self.present = fastest.unwrap_or(0);
+    }
+}
+
+/// Whether a cell suits every step of a kind.
+fn suits(cell: &Cell, alike: &Alike) -> bool {
+    let part = match cell.part {
+        Part::Any => true,
+        Part::Decode => alike.phase == Phase::Decode,
+        Part::Prefill => {
+            return alike.phase == Phase::Prefill && alike.rows.from == cell.rows && alike.rows.to == cell.rows;
+        }
+        Part::Mixed => return alike.phase == Phase::Mixed && alike.decodes.from > 0 && alike.decodes.to <= cell.rows,
+    };
+    part && (cell.replay == Replay::None || alike.rows.to <= cell.rows)
+}

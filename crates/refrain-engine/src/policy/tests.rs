@@ -1,0 +1,266 @@
+mod launches;
+
+use super::average::Average;
+use super::*;
+use proptest::prelude::*;
+use refrain_device::{Part, Replay};
+
+const LIMITS: StepLimits = StepLimits { max_tokens: 512, max_segments: 64, max_logit_rows: 128, max_model_len: 8192 };
+
+fn cells() -> impl Strategy<Value = Vec<Cell>> {
+    let replay = prop_oneof![Just(Replay::Piecewise), Just(Replay::Full)];
+    let part = prop_oneof![Just(Part::Any), Just(Part::Decode), Just(Part::Prefill), Just(Part::Mixed)];
+    let graph = (any::<bool>(), replay, part, prop_oneof![1u32..70, 1u32..600])
+        .prop_map(|(compiled, replay, part, rows)| Cell { compiled, replay, part, rows });
+    (any::<bool>(), prop::collection::vec(graph, 0..12)).prop_map(|(compiled, graphs)| {
+        let compiled = compiled.then_some(Cell { compiled: true, ..Cell::EAGER });
+        std::iter::once(Cell::EAGER).chain(compiled).chain(graphs).collect()
+    })
+}
+
+fn decode(rows: u32, context: u32) -> StepShape {
+    StepShape { rows, sequences: rows, decodes: rows, one_prefill: false, logit_rows: rows, context }
+}
+
+fn steps() -> impl Strategy<Value = StepShape> {
+    prop_oneof![
+        (1u32..=64, 1u32..=8192).prop_map(|(rows, context)| decode(rows, context)),
+        (1u32..=512, 0u32..120).prop_map(|(rows, chunks)| StepShape {
+            rows,
+            sequences: 1,
+            decodes: 0,
+            one_prefill: true,
+            logit_rows: 1,
+            context: chunks * 64 + rows,
+        }),
+        (1u32..64, 0u32..63, 1u32..440, 1u32..=8192).prop_map(|(prompts, decodes, more, context)| {
+            let prompts = prompts.min(64 - decodes);
+            let rows = decodes + prompts + more.max(1).min(512 - decodes - prompts);
+            StepShape { rows, sequences: decodes + prompts, decodes, one_prefill: false, logit_rows: 1, context }
+        }),
+    ]
+}
+
+fn modes() -> impl Strategy<Value = PolicyMode> {
+    (0..PolicyMode::ALL.len()).prop_map(|index| PolicyMode::ALL[index])
+}
+
+/// The same sequence of numbers in `[0, 1)` for the same seed.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+const WAYS: [Cell; 3] = [
+    Cell::EAGER,
+    Cell { compiled: true, replay: Replay::None, part: Part::Any, rows: 0 },
+    Cell { compiled: true, replay: Replay::Full, part: Part::Decode, rows: 8 },
+];
+
+/// A policy over [`WAYS`] that was calibrated with these seconds, or knows nothing.
+fn policy(calibrated: Option<[f64; 3]>) -> Policy {
+    let mut policy = Policy::new(PolicyMode::Measured, &WAYS, &LIMITS, 1);
+    if let Some(seconds) = calibrated {
+        let index = policy.ranges.index(&decode(8, 100));
+        policy.entries[index].set(&seconds.map(Average::calibrated));
+    }
+    policy
+}
+
+/// What came of many steps of one kind.
+#[derive(Debug, Default)]
+struct Run {
+    /// Seconds of all steps.
+    seconds: f64,
+    /// Steps by cell.
+    steps: [u32; 3],
+    /// Changes of the present cell.
+    switches: u32,
+}
+
+/// Runs steps of one kind whose cells cost `truth`, give or take `noise`.
+fn run(policy: &mut Policy, truth: [f64; 3], noise: f64, seed: u64, steps: u32) -> Run {
+    let mut random = Noise(seed);
+    let (mut run, mut now) = (Run::default(), policy.finished);
+    let index = policy.ranges.index(&decode(8, 100));
+    for _ in 0..steps {
+        let present = policy.entries[index].present;
+        let cell = policy.begin(&decode(8, 100), now);
+        let way = WAYS.iter().position(|way| *way == cell).unwrap();
+        let seconds = truth[way] * (1.0 + noise * (2.0 * random.next() - 1.0));
+        now += seconds;
+        policy.finish(now);
+        run.seconds += seconds;
+        run.steps[way] += 1;
+        run.switches += u32::from(policy.entries[index].present != present);
+    }
+    run
+}
+
+fn least(truth: [f64; 3]) -> f64 {
+    truth.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever the rule, whatever was measured.
+    #[test]
+    fn the_cell_is_one_of_the_backends_and_suits(
+        cells in cells(),
+        mode in modes(),
+        depth in 1usize..3,
+        steps in prop::collection::vec((steps(), 1e-4f64..1.0), 1..80),
+    ) {
+        let mut policy = Policy::new(mode, &cells, &LIMITS, depth);
+        let mut now = 0.0;
+        for (step, seconds) in steps {
+            let chosen = policy.choose(&step);
+            let cell = policy.begin(&step, now);
+            prop_assert!(mode == PolicyMode::Measured || chosen == cell);
+            prop_assert!(cells.contains(&cell), "{cell} is none of {cells:?}");
+            prop_assert!(cell.suits(&step), "{cell} for {step:?}");
+            if mode == PolicyMode::Eager {
+                prop_assert_eq!(cell, Cell::EAGER);
+            }
+            now += seconds;
+            if policy.flying.len() == depth {
+                policy.finish(now);
+            }
+        }
+    }
+
+    /// Steps that are alike have the same candidates, and an example of a kind belongs to it.
+    #[test]
+    fn within_a_kind_the_same_cells_suit(cells in cells(), steps in prop::collection::vec(steps(), 1..20)) {
+        let policy = Policy::new(PolicyMode::Measured, &cells, &LIMITS, 1);
+        for step in steps {
+            let index = policy.ranges.index(&step);
+            let alike = policy.ranges.alike(index);
+            let inside = |span: Span, number| (span.from..=span.to).contains(&number);
+            prop_assert_eq!(alike.phase, Phase::of(&step));
+            prop_assert!(inside(alike.rows, step.rows) && inside(alike.decodes, step.decodes), "{step:?} in {alike:?}");
+            prop_assert!(inside(alike.context, step.context), "{step:?} in {alike:?}");
+            let suiting = |step: &StepShape| cells.iter().filter(|cell| cell.suits(step)).count();
+            if let Some(example) = alike.example(&cells) {
+                prop_assert_eq!(policy.ranges.index(&example), index, "{:?} of {:?}", example, alike);
+                prop_assert_eq!(suiting(&example), suiting(&step), "{:?} and {:?}", example, step);
+            }
+        }
+    }
+
+    /// A calibration that has seen the truth through noise, then service with noise and tries: never far from the best.
+    #[test]
+    fn what_it_loses_is_bounded(
+        truth in prop::array::uniform3(1e-3f64..1e-2),
+        noise in 0.0f64..0.1,
+        seed: u64,
+    ) {
+        let mut random = Noise(seed);
+        let seen = truth.map(|seconds| seconds * (1.0 + noise * (2.0 * random.next() - 1.0)));
+        let mut policy = policy(Some(seen));
+        let steps = 3000;
+        let run = run(&mut policy, truth, noise, seed, steps);
+        let lost = run.seconds / (least(truth) * f64::from(steps)) - 1.0;
+        prop_assert!(lost < 0.035 + noise / 3.0, "{lost}: {run:?}");
+        prop_assert!(policy.spent.trying <= 0.0201 * policy.spent.all + 1e-2, "{:?}", policy.spent);
+    }
+
+    /// A calibration that was wrong: whoever it flattered is found out.
+    #[test]
+    fn flattery_is_found_out(truth in prop::array::uniform3(1e-3f64..1e-2), claims in prop::array::uniform3(0.3f64..1.0)) {
+        let mut policy = policy(Some(std::array::from_fn(|way| truth[way] * claims[way])));
+        run(&mut policy, truth, 0.0, 1, 2000);
+        let late = run(&mut policy, truth, 0.0, 1, 1000);
+        prop_assert!(late.seconds / 1000.0 < 1.036 * least(truth), "{late:?}");
+    }
+
+    /// Without a calibration, tries find the best, and a terrible cell is tried once.
+    #[test]
+    fn without_a_calibration_tries_find_the_best(truth in prop::array::uniform3(1e-3f64..1e-2)) {
+        let mut policy = policy(None);
+        run(&mut policy, truth, 0.01, 7, 4000);
+        let late = run(&mut policy, truth, 0.01, 7, 2000);
+        prop_assert!(late.seconds / 2000.0 < 1.05 * least(truth), "{late:?}");
+    }
+
+    /// Cells that cost the same don't take turns.
+    #[test]
+    fn equals_do_not_flap(seed: u64, noise in 0.0f64..0.1, apart in 0.0f64..0.02) {
+        let truth = [1e-3, 1e-3 * (1.0 + apart), 1e-3];
+        let run = run(&mut policy(Some(truth)), truth, noise, seed, 20_000);
+        prop_assert!(run.switches <= 6, "{run:?}");
+    }
+}
+
+#[test]
+fn a_cell_that_becomes_slow_is_left() {
+    let truth = [2e-3, 1.5e-3, 1e-3];
+    let mut policy = policy(Some(truth));
+    assert_eq!(run(&mut policy, truth, 0.0, 1, 200).steps, [0, 0, 200]);
+    let slow = [2e-3, 1.5e-3, 3e-3];
+    let run = run(&mut policy, slow, 0.0, 1, 300);
+    assert!(run.steps[1] > 150, "{run:?}");
+}
+
+#[test]
+fn a_surprise_is_not_looked_at_twice() {
+    let mut policy = policy(None);
+    let run = run(&mut policy, [1e-3, 1e-3, 0.5], 0.0, 1, 5000);
+    assert_eq!(run.steps[2], 1, "{run:?}");
+}
+
+/// Two steps on their way: the host begins the next one while the device works. What counts is what the user waits for,
+/// the host's time or the device's, whichever is longer.
+#[test]
+fn overlapping_steps_cost_what_is_longer() {
+    for (host, device) in [(1e-3, 4e-3), (4e-3, 1e-3)] {
+        let mut policy = Policy::new(PolicyMode::Compiled, &WAYS, &LIMITS, 2);
+        let step = decode(8, 100);
+        let (mut now, mut free): (f64, f64) = (1.0, 0.0);
+        let mut ends = VecDeque::new();
+        for _ in 0..50 {
+            policy.begin(&step, now);
+            now += host;
+            free = free.max(now) + device;
+            ends.push_back(free);
+            if ends.len() == 2 {
+                now = now.max(ends.pop_front().unwrap());
+                policy.finish(now);
+            }
+        }
+        let entry = &policy.entries[policy.ranges.index(&step)];
+        let average = entry.candidates[1].average;
+        assert!(average.samples >= 40, "{average:?}");
+        assert!((average.seconds - f64::max(host, device)).abs() < 1e-6, "{average:?}");
+    }
+}
+
+#[test]
+fn fixed_rules_are_those_of_their_names() {
+    let graph = |compiled, replay, part, rows| Cell { compiled, replay, part, rows };
+    let small = graph(true, Replay::Full, Part::Decode, 4);
+    let large = graph(true, Replay::Full, Part::Decode, 8);
+    let plain = graph(false, Replay::Full, Part::Decode, 8);
+    let pieces = graph(true, Replay::Piecewise, Part::Any, 64);
+    let split = graph(true, Replay::Full, Part::Mixed, 8);
+    let compiled = Cell { compiled: true, ..Cell::EAGER };
+    let cells = [Cell::EAGER, compiled, large, small, plain, pieces, split];
+    let mixed = StepShape { rows: 60, sequences: 4, decodes: 3, one_prefill: false, logit_rows: 4, context: 90 };
+    let steps = [decode(3, 9), decode(6, 9), mixed, decode(40, 9), StepShape { rows: 500, ..mixed }];
+    let cases = [
+        (PolicyMode::Static, [small, large, pieces, pieces, compiled]),
+        (PolicyMode::Eager, [Cell::EAGER; 5]),
+        (PolicyMode::Compiled, [compiled; 5]),
+        (PolicyMode::Graph, [small, large, split, pieces, split]),
+        (PolicyMode::EagerGraph, [plain, plain, Cell::EAGER, Cell::EAGER, Cell::EAGER]),
+    ];
+    for (mode, wanted) in cases {
+        let policy = Policy::new(mode, &cells, &LIMITS, 1);
+        assert_eq!(steps.map(|step| policy.choose(&step)), wanted, "{mode}");
+    }
+}
