@@ -7,7 +7,8 @@ use crate::kernels::sample::{Sample, can_choose, sampling_limits};
 use crate::layout::Layout;
 use crate::loader::{KernelOptions, Kernels, PrepareReport};
 use crate::lower::{self, Places};
-use crate::ops::{OpList, Queue};
+use crate::ops::Queue;
+use crate::programs::{CompileOptions, CompiledRange, Lowering, Programs, compile_ranges};
 use crate::step_block::StepCounts;
 use crate::supported::check_program;
 use crate::upload::{copy, upload_weights};
@@ -25,14 +26,16 @@ pub struct GpuOptions {
     pub kernels: KernelOptions,
     /// Whether products of many rows may go to the vendor's library, where there is one.
     pub library: bool,
-    /// What is recorded as graphs.
+    /// How the program is compiled; `None` is not at all.
+    pub compile: Option<CompileOptions>,
+    /// What is recorded as graphs: the compiled program where there is one.
     pub graphs: GraphOptions,
 }
 
 impl Default for GpuOptions {
-    /// With the library, kernels from the compiler only, and no graphs.
+    /// With the library, kernels from the compiler only, nothing compiled and no graphs.
     fn default() -> GpuOptions {
-        GpuOptions { kernels: KernelOptions::default(), library: true, graphs: GraphOptions::default() }
+        GpuOptions { kernels: KernelOptions::default(), library: true, compile: None, graphs: GraphOptions::default() }
     }
 }
 
@@ -45,14 +48,11 @@ pub struct GpuBackend {
     pools: PoolSizes,
     layout: Layout,
     programs: Programs,
-    /// The choice of tokens, behind every program.
-    sampling: OpList,
+    compiled: Vec<CompiledRange>,
     graphs: Graphs,
     cells: Vec<Cell>,
     /// Scratch of the matrix library.
     gemm_workspace: (DevicePtr, usize),
-    /// Where the logits lie.
-    logits: DevicePtr,
     /// What was compiled and loaded.
     report: PrepareReport,
     stream: Stream,
@@ -75,24 +75,6 @@ struct Begun {
     wanted: Option<Vec<Option<u32>>>,
 }
 
-/// The ways in which the ops of a step can be lowered. All of them use the same memory.
-struct Programs {
-    /// Op by op, as the model is written down.
-    eager: OpList,
-}
-
-impl Programs {
-    /// The ops for steps of some rows, in the way of a cell.
-    fn list(&self, _: &Cell) -> &OpList {
-        &self.eager
-    }
-
-    /// The cells without graphs.
-    fn cells(&self) -> Vec<Cell> {
-        vec![Cell::EAGER]
-    }
-}
-
 impl GpuBackend {
     /// Reserves the memory, compiles or loads the kernels, and copies the weights.
     ///
@@ -111,17 +93,26 @@ impl GpuBackend {
     ) -> Result<GpuBackend, DeviceError> {
         check_program(&*runtime, program, &limits, options.library)?;
         let target = Target::from(runtime.info());
-        let layout = Layout::new(program, &limits, &pools, &target);
+        let compiled = options.compile.as_ref().map(|compile| compile_ranges(program, compile)).unwrap_or_default();
+        let others: Vec<&Program> = compiled.iter().map(|(_, program)| program).collect();
+        others.iter().try_for_each(|program| check_program(&*runtime, program, &limits, options.library))?;
+        let layouts = Layout::new_for(program, &others, &limits, &pools, &target);
+        let layout = layouts[0].clone();
         let memory = DeviceMemory::new(&runtime, layout.bytes, "weights, activations and state pools")?;
         let base = memory.base();
         let gemm = options.library && runtime.gemm().is_some();
-        let places = Places { program, layout: &layout, base, target: &target, gemm };
-        let sample = places.sample(&limits);
-        let (lowered, sampling) = (places.lower(), vec![places.lower_sampling(&limits)]);
+        let lower =
+            |(program, layout)| Lowering::new(&Places { program, layout, base, target: &target, gemm }, &limits);
+        let lowerings: Vec<Lowering> = [program].into_iter().chain(others).zip(&layouts).map(lower).collect();
+        let sample = lowerings[0].sample;
         let kernels = Kernels::with(runtime.clone(), options.kernels.clone());
-        let report = kernels.prepare(&lower::kernels(lowered.iter().chain(&sampling)), progress)?;
-        let programs = Programs { eager: OpList::new(lowered, &kernels)? };
-        let sampling = OpList::new(sampling, &kernels)?;
+        let report = kernels.prepare(&lower::kernels(lowerings.iter().flat_map(Lowering::all)), progress)?;
+        let mut ready =
+            lowerings.into_iter().map(|lowering| lowering.ready(&kernels)).collect::<Result<Vec<_>, _>>()?;
+        let eager = ready.remove(0);
+        let compiled: Vec<CompiledRange> = compiled.into_iter().map(|(range, _)| range).collect();
+        let ranges = compiled.iter().map(|range| range.most_rows).zip(ready).collect();
+        let programs = Programs { eager, compiled: ranges };
         for (rope, offset) in &layout.frequencies {
             copy(&runtime, base.offset(*offset), bytemuck::cast_slice(&rope.frequencies()))?;
         }
@@ -144,9 +135,9 @@ impl GpuBackend {
         stream.synchronize()?;
         let gemm_workspace = (base.offset(layout.gemm_workspace), layout.workspaces.gemm);
         let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace };
-        let (limits_of, step_layout) = (&limits, &layout.step_layout);
-        let recorder = Recorder { runtime: &runtime, queue, limits: limits_of, step_layout, compiled: false };
-        let graphs = recorder.record(&options.graphs, |cell| programs.list(cell))?;
+        let (limits_of, step_layout, is_compiled) = (&limits, &layout.step_layout, options.compile.is_some());
+        let recorder = Recorder { runtime: &runtime, queue, limits: limits_of, step_layout, compiled: is_compiled };
+        let graphs = recorder.record(&options.graphs, |cell| &programs.of(cell, cell.rows).ops)?;
         let recorded = graphs.report.recorded.iter().map(|recorded| recorded.cell);
         let cells = programs.cells().into_iter().chain(recorded).collect();
 
@@ -162,11 +153,10 @@ impl GpuBackend {
             limits,
             pools,
             programs,
-            sampling,
+            compiled,
             graphs,
             cells,
             gemm_workspace,
-            logits: base.offset(layout.tensor(program.logits.tensor)),
             report,
             step_block: PinnedMemory::new(&runtime, layout.step_layout.bytes)?,
             host_logits: PinnedMemory::new(&runtime, logits_bytes)?,
@@ -187,18 +177,23 @@ impl GpuBackend {
         &self.report
     }
 
+    /// What the passes have done, for each range of rows; none when nothing is compiled.
+    pub fn compiled(&self) -> &[CompiledRange] {
+        &self.compiled
+    }
+
     fn queue(&self) -> Queue<'_> {
         Queue { runtime: &*self.runtime, stream: self.stream.id(), gemm_workspace: self.gemm_workspace }
     }
 
     /// Enqueues every op, in the way of a cell.
     fn enqueue(&self, cell: Cell, counts: &StepCounts) -> Result<(), DeviceError> {
-        let (list, queue) = (self.programs.list(&cell), self.queue());
+        let (program, queue) = (self.programs.of(&cell, counts.tokens), self.queue());
         match cell.replay {
-            Replay::None => list.enqueue(list.all(), counts, &queue)?,
-            Replay::Piecewise | Replay::Full => self.graphs.replay(cell, list, counts, &queue)?,
+            Replay::None => program.ops.enqueue(program.ops.all(), counts, &queue)?,
+            Replay::Piecewise | Replay::Full => self.graphs.replay(cell, &program.ops, counts, &queue)?,
         }
-        self.sampling.enqueue(self.sampling.all(), counts, &queue)
+        program.sampling.enqueue(program.sampling.all(), counts, &queue)
     }
 
     /// Refuses a cell that there is not, or that was made for other steps.
@@ -250,7 +245,11 @@ impl Backend for GpuBackend {
             let (offset, bytes) = self.sample.space.results(step);
             (self.host_result.base(), self.sample.workspace.offset(offset), bytes)
         } else {
-            (self.host_logits.base(), self.logits, step.logit_rows.len() * self.vocab_size * 4)
+            (
+                self.host_logits.base(),
+                self.programs.of(&cell, counts.tokens).logits,
+                step.logit_rows.len() * self.vocab_size * 4,
+            )
         };
         let copied = match enqueued {
             // SAFETY: the host's buffers hold the logits `[S, vocab]` f32, and the result, of the largest step.

@@ -1,6 +1,7 @@
 //! Where everything lies in the one range of device memory, computed before anything is allocated.
 
 use crate::lower::{Rope, Workspaces, ropes};
+use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepLayout, Target};
 use refrain_device::{BLOCK_TOKENS, Footprint, PoolSizes, StepLimits};
 use refrain_program::{ActivationPlan, Program, StateKind, TensorId, WeightDef, WeightKind};
@@ -39,9 +40,16 @@ pub(crate) struct Layout {
     pub footprint: Footprint,
 }
 
-/// Bytes that the backend needs for `program`, by use.
-pub fn footprint(program: &Program, limits: &StepLimits, target: &Target) -> Footprint {
-    Layout::new(program, limits, &PoolSizes { blocks: 0, slots: 0 }, target).footprint
+/// Bytes that the backend needs for `program`, also where it is compiled, by use.
+pub fn footprint(
+    program: &Program,
+    compile: Option<&CompileOptions>,
+    limits: &StepLimits,
+    target: &Target,
+) -> Footprint {
+    let compiled = compile.map(|options| compile_ranges(program, options)).unwrap_or_default();
+    let others: Vec<&Program> = compiled.iter().map(|(_, program)| program).collect();
+    Layout::new_for(program, &others, limits, &PoolSizes { blocks: 0, slots: 0 }, target)[0].footprint
 }
 
 /// Bytes of a weight on the device: matrices as the program says, vectors and convolutions in f32.
@@ -54,7 +62,21 @@ pub(crate) fn weight_bytes(weight: &WeightDef) -> usize {
 }
 
 impl Layout {
+    /// For one program.
     pub fn new(program: &Program, limits: &StepLimits, pools: &PoolSizes, target: &Target) -> Layout {
+        Layout::new_for(program, &[], limits, pools, target).swap_remove(0)
+    }
+
+    /// For a program and others that were made of it, one for each. They differ in the plan of activations only: all of
+    /// them use the same region.
+    pub fn new_for(
+        program: &Program,
+        others: &[&Program],
+        limits: &StepLimits,
+        pools: &PoolSizes,
+        target: &Target,
+    ) -> Vec<Layout> {
+        let programs = || [program].into_iter().chain(others.iter().copied());
         let mut end = 0usize;
         let mut place = |bytes: usize| {
             let at = end;
@@ -67,11 +89,13 @@ impl Layout {
         let frequencies = ropes(program).into_iter().map(|rope| (rope, place(rope.rotary_dim / 2 * 4))).collect();
         footprint.weights = place(0);
 
-        let plan = program.activation_plan(limits.max_tokens, limits.max_logit_rows);
-        let activations = place(plan.bytes);
+        let plans: Vec<ActivationPlan> =
+            programs().map(|program| program.activation_plan(limits.max_tokens, limits.max_logit_rows)).collect();
+        let activations = place(plans.iter().map(|plan| plan.bytes).max().unwrap_or(0));
         footprint.activations = place(0) - activations;
 
-        let workspaces = Workspaces::of(program, limits, target);
+        let all = programs().map(|program| Workspaces::of(program, limits, target));
+        let workspaces = all.reduce(Workspaces::or).unwrap_or_default();
         let attention_workspace = place(workspaces.attention);
         let scan_workspace = place(workspaces.scan);
         let gemm_workspace = place(workspaces.gemm);
@@ -99,11 +123,11 @@ impl Layout {
             })
             .collect();
         let bytes = place(0);
-        Layout {
+        let layout = Layout {
             weights,
             frequencies,
             activations,
-            plan,
+            plan: ActivationPlan { offsets: Vec::new(), bytes: 0 },
             attention_workspace,
             scan_workspace,
             gemm_workspace,
@@ -114,7 +138,8 @@ impl Layout {
             states,
             bytes,
             footprint,
-        }
+        };
+        plans.into_iter().map(|plan| Layout { plan, ..layout.clone() }).collect()
     }
 
     /// Offset of an activation.

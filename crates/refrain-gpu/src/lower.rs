@@ -11,6 +11,7 @@ use crate::kernels::qk_norm_rope::{self, QkNormRope};
 use crate::kernels::sample::{Sample, SampleSpace};
 use crate::layout::Layout;
 use crate::ops::Recorded;
+use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepPointers, Target};
 use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
 use refrain_program::{Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
@@ -56,6 +57,16 @@ pub(crate) struct Workspaces {
 const GEMM_WORKSPACE: usize = 32 << 20;
 
 impl Workspaces {
+    /// The larger of each.
+    pub fn or(self, other: Workspaces) -> Workspaces {
+        Workspaces {
+            attention: self.attention.max(other.attention),
+            scan: self.scan.max(other.scan),
+            gemm: self.gemm.max(other.gemm),
+            sample: self.sample.max(other.sample),
+        }
+    }
+
     /// For steps within `limits`.
     pub fn of(program: &Program, limits: &StepLimits, target: &Target) -> Workspaces {
         let sample = SampleSpace::new(limits, program.vocab_size).bytes;
@@ -337,13 +348,17 @@ pub(crate) fn kernels<'a>(ops: impl IntoIterator<Item = &'a Lowered>) -> Vec<Ker
     kernels
 }
 
-/// The kernels that a program needs on a target for steps within limits, for packs made ahead.
+/// The kernels that a program needs on a target for steps within limits, also where it is compiled with all passes for the
+/// usual ranges, for packs made ahead.
 pub fn required_kernels(program: &Program, target: &Target, limits: &StepLimits, gemm: bool) -> Vec<Kernel> {
     let pools = refrain_device::PoolSizes { blocks: 1, slots: 1 };
-    let layout = Layout::new(program, limits, &pools, target);
-    let base = DevicePtr(0);
-    let places = Places { program, layout: &layout, base, target, gemm };
-    let mut ops = places.lower();
-    ops.push(places.lower_sampling(limits));
+    let compiled = compile_ranges(program, &CompileOptions::default());
+    let mut ops = Vec::new();
+    for program in [program].into_iter().chain(compiled.iter().map(|(_, program)| program)) {
+        let layout = Layout::new(program, limits, &pools, target);
+        let places = Places { program, layout: &layout, base: DevicePtr(0), target, gemm };
+        ops.extend(places.lower());
+        ops.push(places.lower_sampling(limits));
+    }
     kernels(&ops)
 }

@@ -1,7 +1,7 @@
 //! Two backends on simulated GPUs, one of which runs everything op by op, that are given the same steps.
 
 use refrain_device::{BLOCK_TOKENS, Backend, Cell, DeviceError, GraphMode, RowSampling, Segment, Step, StepOutput};
-use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions};
+use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
 use refrain_program::{BuildOptions, Dtype};
 use refrain_sim::{SimOptions, SimRuntime};
 use refrain_testkit::{Golden, Prepared, checkpoint, skip, target_dir};
@@ -34,8 +34,18 @@ pub fn load(
     runtime: &Arc<SimRuntime>,
     graphs: GraphOptions,
 ) -> Option<Result<GpuBackend, DeviceError>> {
+    load_compiled(prepared, runtime, graphs, None)
+}
+
+/// The same, compiled or not.
+pub fn load_compiled(
+    prepared: &Prepared,
+    runtime: &Arc<SimRuntime>,
+    graphs: GraphOptions,
+    compile: Option<CompileOptions>,
+) -> Option<Result<GpuBackend, DeviceError>> {
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
-    let options = GpuOptions { kernels, graphs, ..GpuOptions::default() };
+    let options = GpuOptions { kernels, graphs, compile, ..GpuOptions::default() };
     let Prepared { checkpoint, program, limits, pools } = prepared;
     match GpuBackend::load(runtime.clone(), program, checkpoint, *limits, *pools, &options, &|_, _| {}) {
         Err(error @ DeviceError::NoCode { .. }) => {
@@ -94,8 +104,9 @@ impl Pair {
         }
         let shape = step.shape();
         let suitable = self.graphs.cells().iter().filter(|cell| cell.rows > 0 && cell.suits(&shape));
-        let cell =
-            suitable.min_by_key(|cell| (cell.rows, std::cmp::Reverse(cell.replay))).copied().unwrap_or(Cell::EAGER);
+        let without = || *self.graphs.cells().iter().rfind(|cell| cell.rows == 0).expect("there is always eager");
+        let smallest = suitable.min_by_key(|cell| (cell.rows, std::cmp::Reverse(cell.replay)));
+        let cell = smallest.copied().unwrap_or_else(without);
 
         let expected: Vec<Vec<f32>> =
             self.eager.execute(&step).unwrap().into_logits().chunks(self.vocab_size).map(<[f32]>::to_vec).collect();

@@ -3,9 +3,9 @@
 
 mod fixture;
 
-use fixture::{Pair, graphs, load, open, sim};
+use fixture::{Pair, graphs, load, load_compiled, open, sim};
 use refrain_device::{Backend, Cell, GraphMode, Part, Replay, Runtime, Segment, Step};
-use refrain_gpu::{GpuBackend, GraphOptions};
+use refrain_gpu::{CompileOptions, GpuBackend, GraphOptions};
 use refrain_sim::{SimOptions, SimRuntime};
 
 /// Prompts in one piece and in two, single tokens of batches that change, both together, and rows whose logits nobody
@@ -28,9 +28,13 @@ fn serve(pair: &mut Pair, on_device: bool) -> Vec<String> {
 }
 
 fn check(mode: GraphMode, wave: u32, on_device: bool) -> Option<Vec<String>> {
+    check_compiled(mode, wave, on_device, None)
+}
+
+fn check_compiled(mode: GraphMode, wave: u32, on_device: bool, compile: Option<CompileOptions>) -> Option<Vec<String>> {
     let prepared = open()?;
     let runtime = SimRuntime::new(sim(wave));
-    let backend = load(&prepared, &runtime, graphs(mode))?.unwrap();
+    let backend = load_compiled(&prepared, &runtime, graphs(mode), compile)?.unwrap();
     assert!(backend.graphs().unwrap().refused.is_empty(), "{:?}", backend.graphs());
     let mut pair = Pair::new(&prepared, wave, backend)?;
     let before = runtime.counters();
@@ -72,6 +76,15 @@ fn steps_are_replayed_around_what_depends_on_their_pieces() {
     let Some(ways) = check(GraphMode::Piecewise, 32, false) else { return };
     let rows = [128, 64, 64, 64, 4, 1, 4, 128, 4, 64, 4];
     assert_eq!(ways, rows.map(|rows| format!("piecewise(any, {rows})")));
+}
+
+#[test]
+fn compiled_programs_are_replayed_and_launched_for_their_ranges_of_rows() {
+    // Whole decode steps of four rows have another program than those of one, and others are launched.
+    let compile = CompileOptions { endpoints: vec![1, 8, 64], ..CompileOptions::default() };
+    let Some(ways) = check_compiled(GraphMode::FullDecodeOnly, 32, true, Some(compile)) else { return };
+    assert!(ways[..4].iter().all(|way| way == "compiled"), "{ways:?}");
+    assert_eq!([&ways[4], &ways[5]], ["compiled+graph(decode, 4)", "compiled+graph(decode, 1)"]);
 }
 
 #[test]

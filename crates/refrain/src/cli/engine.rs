@@ -198,6 +198,7 @@ impl DeviceArgs {
             library_dirs: self.gpu_library_dir.clone(),
             kernel_cache_dir: self.kernel_cache_dir.clone().or_else(default_kernel_cache_dir),
             kernel_pack_dirs: self.kernel_pack_dir.clone(),
+            compile: None,
             graphs: GraphOptions::default(),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
 use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, DeviceError, Footprint, PoolSizes, Runtime, StepLimits};
-use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, Target};
+use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions, Target};
 use refrain_hip::{HipOptions, HipRuntime};
 use refrain_program::{Program, WeightSource};
 use refrain_sim::{SimOptions, SimRuntime};
@@ -72,6 +72,8 @@ pub struct GpuSettings {
     pub kernel_cache_dir: Option<PathBuf>,
     /// Folders with packs of kernels compiled ahead.
     pub kernel_pack_dirs: Vec<PathBuf>,
+    /// How programs are compiled; `None` is not at all.
+    pub compile: Option<CompileOptions>,
     /// What is recorded as graphs.
     pub graphs: GraphOptions,
 }
@@ -179,7 +181,8 @@ impl Device {
             (Device::Cpu(options), _) => refrain_cpu::footprint(program, limits, options),
             (Device::Gpu(_, settings), Some(target)) => {
                 let graphs = settings.graphs.reserved_bytes();
-                Footprint { held, graphs, ..refrain_gpu::footprint(program, limits, target) }
+                let compile = settings.compile.as_ref();
+                Footprint { held, graphs, ..refrain_gpu::footprint(program, compile, limits, target) }
             }
             (Device::Gpu(..), None) => unreachable!("a GPU has a target"),
         })
@@ -200,8 +203,8 @@ impl Device {
         match self {
             Device::Cpu(options) => Ok(Box::new(CpuBackend::load(program, weights, limits, pools, options)?)),
             Device::Gpu(runtime, settings) => {
-                let (kernels_from, graphs) = (settings.kernels(), settings.graphs.clone());
-                let options = GpuOptions { kernels: kernels_from, graphs, ..GpuOptions::default() };
+                let GpuSettings { compile, graphs, .. } = settings.clone();
+                let options = GpuOptions { kernels: settings.kernels(), compile, graphs, ..GpuOptions::default() };
                 let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
                 tracing::info!("{}", backend.report());
                 Ok(Box::new(backend))

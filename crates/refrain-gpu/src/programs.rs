@@ -1,0 +1,106 @@
+//! The programs that a backend runs: the model's own, and what the passes have made of it for ranges of rows.
+
+use crate::kernels::sample::Sample;
+use crate::loader::Kernels;
+use crate::lower::{Lowered, Places};
+use crate::ops::OpList;
+use refrain_device::{Cell, DeviceError, DevicePtr, Replay, StepLimits};
+use refrain_program::{Applied, FEW_ROWS, PassConfig, Program, compile};
+
+/// How a program is compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Which passes run.
+    pub passes: PassConfig,
+    /// Numbers of rows with which ranges end: a program is made for each, and one for all steps with more rows than the
+    /// last.
+    pub endpoints: Vec<u32>,
+}
+
+impl Default for CompileOptions {
+    /// All passes, for few rows and for many.
+    fn default() -> CompileOptions {
+        CompileOptions { passes: PassConfig::default(), endpoints: vec![FEW_ROWS as u32] }
+    }
+}
+
+/// What was compiled for steps with more rows than the range before has, and at most so many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompiledRange {
+    /// Rows of its largest step; the last range has no end.
+    pub most_rows: u32,
+    /// What each pass has done.
+    pub applied: Vec<Applied>,
+}
+
+/// Compiles a program for every range, ascending.
+pub(crate) fn compile_ranges(program: &Program, options: &CompileOptions) -> Vec<(CompiledRange, Program)> {
+    let mut ends: Vec<u32> = options.endpoints.iter().copied().chain([u32::MAX]).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    let range = |most_rows: u32| {
+        let compiled = compile(program, &options.passes, most_rows as usize);
+        (CompiledRange { most_rows, applied: compiled.applied }, compiled.program)
+    };
+    ends.into_iter().map(range).collect()
+}
+
+/// A program as launches.
+pub(crate) struct Lowering {
+    ops: Vec<Lowered>,
+    sampling: Vec<Lowered>,
+    /// The choice of tokens behind it.
+    pub sample: Sample,
+}
+
+impl Lowering {
+    /// Lowers the program of `places`.
+    pub fn new(places: &Places<'_>, limits: &StepLimits) -> Lowering {
+        let (ops, sampling) = (places.lower(), vec![places.lower_sampling(limits)]);
+        Lowering { ops, sampling, sample: places.sample(limits) }
+    }
+
+    /// Everything that may be launched.
+    pub fn all(&self) -> impl Iterator<Item = &Lowered> {
+        self.ops.iter().chain(&self.sampling)
+    }
+
+    /// With its kernels, which have been prepared.
+    pub fn ready(self, kernels: &Kernels) -> Result<Ready, DeviceError> {
+        let (ops, sampling) = (OpList::new(self.ops, kernels)?, OpList::new(self.sampling, kernels)?);
+        Ok(Ready { ops, sampling, logits: self.sample.logits })
+    }
+}
+
+/// A program as what is enqueued for it.
+pub(crate) struct Ready {
+    pub ops: OpList,
+    /// The choice of tokens behind it.
+    pub sampling: OpList,
+    /// Where its logits lie.
+    pub logits: DevicePtr,
+}
+
+/// All programs of a backend, which use the same memory.
+pub(crate) struct Programs {
+    /// Op by op, as the model is written down.
+    pub eager: Ready,
+    /// With the largest number of rows of each; ascending, the last has no end. None when nothing is compiled.
+    pub compiled: Vec<(u32, Ready)>,
+}
+
+impl Programs {
+    /// The program for a step of some rows in the way of a cell. A graph has that of the rows for which it was recorded.
+    pub fn of(&self, cell: &Cell, rows: u32) -> &Ready {
+        let rows = if cell.replay == Replay::None { rows } else { cell.rows };
+        let range = || self.compiled.iter().find(|(most, _)| rows <= *most);
+        let compiled = if cell.compiled { range() } else { None };
+        compiled.map_or(&self.eager, |(_, ready)| ready)
+    }
+
+    /// The cells without graphs.
+    pub fn cells(&self) -> Vec<Cell> {
+        let compiled = Cell { compiled: true, ..Cell::EAGER };
+        [Cell::EAGER].into_iter().chain((!self.compiled.is_empty()).then_some(compiled)).collect()
+    }
+}
