@@ -5,7 +5,7 @@ use crate::kernels::gdn_scan::{gdn_scan_scratch_floats, slot_floats};
 use crate::kernels::kv_cache::{KvElement, KvLayout};
 use crate::{CpuOptions, linear, matrix};
 use refrain_device::{Footprint, PoolSizes, StepLimits};
-use refrain_program::{ActivationPlan, Dtype, GdnShape, Op, Program, Rows, StateKind, TensorId, WeightKind};
+use refrain_program::{ActivationPlan, Dtype, FEW_ROWS, GdnShape, Op, Program, Rows, StateKind, WeightKind, compile};
 
 /// Everything in the arena begins at a multiple of a page, so that huge pages and streams don't overlap by accident.
 const ALIGNMENT: usize = 4096;
@@ -27,8 +27,8 @@ pub(crate) struct Layout {
     pub(crate) weights: Vec<usize>,
     /// Of the activations.
     pub(crate) activations: usize,
-    /// Of each activation, from [`Layout::activations`].
-    pub(crate) plan: ActivationPlan,
+    /// Of each activation, from [`Layout::activations`]: a plan for each program. One runs at a time.
+    pub(crate) plans: Vec<ActivationPlan>,
     /// Of the product's rounded inputs.
     pub(crate) rounded: usize,
     /// Of the workers' scratch, and the floats of each.
@@ -49,7 +49,14 @@ pub(crate) struct Layout {
 
 /// Bytes that the backend needs for `program`, by use; exact but for the rounding of each part to whole pages.
 pub fn footprint(program: &Program, limits: &StepLimits, options: &CpuOptions) -> Footprint {
-    Layout::new(program, limits, &PoolSizes { blocks: 0, slots: 0 }, options).footprint
+    Layout::new(&programs(program, options), limits, &PoolSizes { blocks: 0, slots: 0 }, options).footprint
+}
+
+/// What is loaded of a program: the program itself and, with [`CpuOptions::passes`], the compiled one.
+pub(crate) fn programs(program: &Program, options: &CpuOptions) -> Vec<Program> {
+    // Our own products take what is fused to them for any number of rows.
+    let compiled = options.passes.map(|passes| compile(program, &passes, FEW_ROWS).program);
+    std::iter::once(program.clone()).chain(compiled).collect()
 }
 
 /// Bytes of a weight as the backend keeps it.
@@ -83,7 +90,9 @@ pub(crate) fn state_unit_bytes(kind: &StateKind, dtype: Dtype) -> usize {
 }
 
 impl Layout {
-    pub(crate) fn new(program: &Program, limits: &StepLimits, pools: &PoolSizes, options: &CpuOptions) -> Self {
+    /// For programs that share their weights and states.
+    pub(crate) fn new(programs: &[Program], limits: &StepLimits, pools: &PoolSizes, options: &CpuOptions) -> Self {
+        let program = &programs[0];
         let mut end = 0usize;
         let mut place = |bytes: usize| {
             let at = end;
@@ -96,12 +105,14 @@ impl Layout {
             program.weights.iter().map(|weight| place(weight_bytes(&weight.kind, weight.dtype))).collect::<Vec<_>>();
         footprint.weights = place(0);
 
-        let plan = program.activation_plan(limits.max_tokens, limits.max_logit_rows);
-        let activations = place(plan.bytes);
-        footprint.activations = plan.bytes.next_multiple_of(ALIGNMENT);
+        let plan = |program: &Program| program.activation_plan(limits.max_tokens, limits.max_logit_rows);
+        let plans: Vec<ActivationPlan> = programs.iter().map(plan).collect();
+        let largest = plans.iter().map(|plan| plan.bytes).max().unwrap_or(0);
+        let activations = place(largest);
+        footprint.activations = largest.next_multiple_of(ALIGNMENT);
 
         let before = place(0);
-        let (rounded_bytes, scratch_floats) = work_sizes(program, limits);
+        let (rounded_bytes, scratch_floats) = work_sizes(programs, limits);
         let rounded = place(rounded_bytes);
         let scratch = place(options.threads * scratch_floats * 4);
         let partial_floats =
@@ -134,7 +145,7 @@ impl Layout {
         Self {
             weights,
             activations,
-            plan,
+            plans,
             rounded,
             scratch,
             scratch_floats,
@@ -145,11 +156,6 @@ impl Layout {
             bytes,
             footprint,
         }
-    }
-
-    /// First byte of an activation.
-    pub(crate) fn tensor(&self, id: TensorId) -> usize {
-        self.activations + self.plan.offsets[id.0]
     }
 }
 
@@ -168,8 +174,16 @@ fn ropes(program: &Program) -> Vec<Rope> {
 }
 
 /// Bytes for the rounded inputs of the largest product, and floats of scratch for one worker.
-fn work_sizes(program: &Program, limits: &StepLimits) -> (usize, usize) {
+fn work_sizes(programs: &[Program], limits: &StepLimits) -> (usize, usize) {
+    let program = &programs[0];
     let (mut rounded, mut scratch) = (0, 0);
+    for node in programs.iter().flat_map(|program| &program.nodes) {
+        scratch = scratch.max(match node.op {
+            Op::FusedLinear { prologue, .. } => linear::scratch_floats(prologue.x().width),
+            Op::Elementwise(_) => node.op.staged().iter().map(|view| view.width).sum(),
+            _ => 0,
+        });
+    }
     for op in program.parts() {
         match &op {
             Op::Linear { x, out, .. } => {

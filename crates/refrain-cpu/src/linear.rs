@@ -6,13 +6,16 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+mod around;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 mod f32;
 
+pub(crate) use around::{Around, Epilogue, Prologue, halves_are_panels, scratch_floats};
+
 use crate::Precision;
 use crate::isa::Isa;
-use crate::kernels::Rows;
+use crate::kernels::{Rows, Shared};
 use crate::matrix::{Matrix, PANEL, TILE_INPUTS};
 use crate::pool::Pool;
 use crate::simd::{LANES, Simd, simd_dispatch};
@@ -30,9 +33,28 @@ pub(crate) struct Product {
     /// `[rows, inputs]`.
     pub(crate) x: Rows,
     pub(crate) matrix: Matrix,
-    /// `[rows, outputs]`.
+    /// `[rows, outputs]`, half as wide with [`Epilogue::SiluMul`].
     pub(crate) out: Rows,
     pub(crate) rows: usize,
+}
+
+impl Product {
+    /// Where the outputs of a panel in a row go.
+    #[inline(always)]
+    fn out_at(&self, row: usize, panel: usize) -> *mut f32 {
+        self.out.data.wrapping_add(row * self.out.stride + panel * PANEL)
+    }
+}
+
+/// Memory that a product works in.
+#[derive(Clone, Copy)]
+pub(crate) struct Workspace {
+    /// For inputs rounded to bf16: [`workspace_bytes`], 64-byte aligned.
+    pub(crate) rounded: Shared<u8>,
+    /// Of each worker, one behind the other.
+    pub(crate) scratch: Shared<f32>,
+    /// Floats of one worker, at least [`scratch_floats`] of what is around the product.
+    pub(crate) scratch_floats: usize,
 }
 
 /// One item of a product: some rows of some panels.
@@ -84,29 +106,57 @@ pub(crate) fn workspace_bytes(rows: usize, inputs: usize) -> usize {
     rows.next_multiple_of(TILE_ROWS) * inputs.next_multiple_of(TILE_INPUTS) * 2
 }
 
-/// Computes the product on all threads.
+/// Rows of an item that prepares inputs.
+const INPUT_ROWS: usize = 16;
+
+/// Computes the product, and what is around it, on all threads.
 ///
 /// # Safety
-/// The processor has `isa`; the views are good for the product's rows; `workspace` is 64-byte aligned, good for
-/// [`workspace_bytes`], and used by nobody else.
-pub(crate) unsafe fn run(pool: &mut Pool, isa: Isa, precision: Precision, product: &Product, workspace: *mut u8) {
+/// The processor has `isa`; the views are good for the product's rows; the workspace is as large as it says and used by
+/// nobody else. With [`Epilogue::SiluMul`] the matrix has [`halves_are_panels`].
+pub(crate) unsafe fn run(
+    pool: &mut Pool,
+    isa: Isa,
+    precision: Precision,
+    product: &Product,
+    around: &Around<'_>,
+    workspace: &Workspace,
+) {
     let arithmetic = arithmetic(isa, precision, product.matrix.dtype);
-    let workspace = Rounded { data: workspace.cast(), stride: product.matrix.inputs.next_multiple_of(TILE_INPUTS) };
+    let rounded =
+        Rounded { data: workspace.rounded.0.cast(), stride: product.matrix.inputs.next_multiple_of(TILE_INPUTS) };
+    let worker_scratch = |worker: usize| { workspace.scratch }.0.wrapping_add(worker * workspace.scratch_floats);
     if arithmetic != Arithmetic::F32 {
         let inputs = product.matrix.inputs;
-        let block = 16;
-        pool.run(product.rows.div_ceil(block), &|item, _| {
-            let last = product.rows.min((item + 1) * block);
-            for row in item * block..last {
+        pool.run(product.rows.div_ceil(INPUT_ROWS), &|item, worker| {
+            let last = product.rows.min((item + 1) * INPUT_ROWS);
+            for row in item * INPUT_ROWS..last {
+                let x = match around.prologue {
+                    None => product.x,
+                    Some(prologue) => {
+                        // One row at a time, which is still in the cache when it is rounded.
+                        let one = Rows { data: worker_scratch(worker), stride: 0 };
+                        prologue(row..row + 1, one);
+                        one
+                    }
+                };
                 // SAFETY: the row is the product's; no other item touches it.
-                unsafe { round_row(isa.simd(), product.x.row(row), workspace.row(row), inputs) };
+                unsafe { round_row(isa.simd(), x.row(row), rounded.row(row), inputs) };
             }
         });
+    } else if let Some(prologue) = around.prologue {
+        pool.run(product.rows.div_ceil(INPUT_ROWS), &|item, _| {
+            prologue(item * INPUT_ROWS..product.rows.min((item + 1) * INPUT_ROWS), product.x);
+        });
     }
-    let groups = product.matrix.panels().div_ceil(ITEM_PANELS);
+    let panels = match around.epilogue {
+        Epilogue::SiluMul => product.matrix.panels() / 2,
+        _ => product.matrix.panels(),
+    };
+    let groups = panels.div_ceil(ITEM_PANELS);
     let block = row_block(product.rows, groups, pool.threads());
     let blocks = product.rows.div_ceil(block);
-    pool.run(groups * blocks, &|item, _| {
+    pool.run(groups * blocks, &|item, worker| {
         let (row_block, group) = (item / groups, item % groups);
         let first_row = row_block * block;
         let first_panel = group * ITEM_PANELS;
@@ -114,20 +164,22 @@ pub(crate) unsafe fn run(pool: &mut Pool, isa: Isa, precision: Precision, produc
             first_row,
             rows: block.min(product.rows - first_row),
             first_panel,
-            panels: ITEM_PANELS.min(product.matrix.panels() - first_panel),
+            panels: ITEM_PANELS.min(panels - first_panel),
         };
         // SAFETY: items are disjoint in `out`; the rest is the caller's promise.
-        unsafe {
+        let compute = |product: &Product, tile: &Tile| unsafe {
             match arithmetic {
-                Arithmetic::F32 => f32::run_tile(isa.simd(), product, &tile),
+                Arithmetic::F32 => f32::run_tile(isa.simd(), product, tile),
                 #[cfg(target_arch = "x86_64")]
-                Arithmetic::DotBf16 => bf16::run_tile(product, &tile, workspace),
+                Arithmetic::DotBf16 => bf16::run_tile(product, tile, rounded),
                 #[cfg(target_arch = "x86_64")]
-                Arithmetic::Tiles => amx::run_tile(product, &tile, workspace),
+                Arithmetic::Tiles => amx::run_tile(product, tile, rounded),
                 #[cfg(not(target_arch = "x86_64"))]
                 _ => unreachable!("arithmetic of another architecture"),
             }
-        }
+        };
+        // SAFETY: as above; the scratch is this worker's.
+        unsafe { around.epilogue.finish(isa.simd(), product, &tile, worker_scratch(worker), &compute) };
     });
 }
 

@@ -1,7 +1,8 @@
 //! The backend against Hugging Face transformers: see `docs/goldens.md`.
 
 use refrain_cpu::{CpuBackend, CpuOptions, Isa, Precision};
-use refrain_program::{BuildOptions, Dtype};
+use refrain_device::Cell;
+use refrain_program::{BuildOptions, Dtype, PassConfig};
 use refrain_testkit::{Difference, Golden, Invariance, Part, Prepared, Runner, bits, check_all_ways, checkpoint};
 use std::path::Path;
 
@@ -11,11 +12,12 @@ struct Settings {
     precision: Precision,
     isa: Option<Isa>,
     threads: usize,
+    cell: Cell,
 }
 
 impl Settings {
     fn f32() -> Self {
-        Self { precision: Precision::F32, isa: None, threads: 1 }
+        Self { precision: Precision::F32, isa: None, threads: 1, cell: Cell::EAGER }
     }
 
     fn bf16() -> Self {
@@ -31,9 +33,10 @@ fn load(folder: &Path, max_tokens: usize, settings: Settings) -> Runner {
         };
         BuildOptions { weights, activations: Dtype::F32, kv_cache }
     });
-    let cpu = CpuOptions { threads: settings.threads, precision: settings.precision, isa: settings.isa };
+    let passes = settings.cell.compiled.then(PassConfig::default);
+    let cpu = CpuOptions { threads: settings.threads, precision: settings.precision, isa: settings.isa, passes };
     let backend = CpuBackend::load(&program, &checkpoint, limits, pools, &cpu).unwrap();
-    Runner::new(Box::new(backend), program.vocab_size)
+    Runner::new(Box::new(backend), program.vocab_size).in_cell(settings.cell)
 }
 
 /// Checks every way to run the prompts of a golden.
@@ -127,6 +130,20 @@ fn every_instruction_set_passes() {
             if name.ends_with("-bf16") {
                 check(&golden, Settings { isa, ..Settings::bf16() }, Difference::check_bf16);
             }
+        }
+    }
+}
+
+/// The compiled program gives the bits of the eager one, which other tests see; that it is right, too, is seen here.
+#[test]
+fn the_compiled_cell_passes() {
+    for name in ["tinytales", "micro-0-bf16", "odd-1-f32", "dense-4-bf16", "gdn-6-f32"] {
+        let mut golden = Golden::load(name);
+        golden.prompts.retain(|prompt| prompt.ids.len() <= 200);
+        let cell = Cell::COMPILED;
+        check(&golden, Settings { cell, ..Settings::f32() }, Difference::check_f32);
+        if name.ends_with("-bf16") {
+            check(&golden, Settings { cell, ..Settings::bf16() }, Difference::check_bf16);
         }
     }
 }

@@ -64,6 +64,9 @@ impl Cell {
     /// Op by op, nothing fused, nothing recorded: what every backend can do with every step.
     pub const EAGER: Cell = Cell { compiled: false, replay: Replay::None, part: Part::Any, rows: 0 };
 
+    /// Op by op of the program that has gone through the passes.
+    pub const COMPILED: Cell = Cell { compiled: true, ..Cell::EAGER };
+
     /// Whether a step can be run so.
     pub fn suits(&self, step: &StepShape) -> bool {
         let fits = match self.part {

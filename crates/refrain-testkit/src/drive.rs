@@ -1,6 +1,6 @@
 //! Drives a backend directly, step by step, as the engine's scheduler would.
 
-use refrain_device::{BLOCK_TOKENS, Backend, PoolSizes, Segment, Step, StepLimits};
+use refrain_device::{BLOCK_TOKENS, Backend, Cell, PoolSizes, Segment, Step, StepLimits};
 use refrain_model::{Checkpoint, ModelConfig};
 use refrain_program::{BuildOptions, Dtype, Program};
 use std::path::Path;
@@ -58,12 +58,18 @@ pub struct Part<'a> {
 pub struct Runner {
     backend: Box<dyn Backend>,
     vocab_size: usize,
+    cell: Cell,
 }
 
 impl Runner {
     /// Drives a backend that was loaded with the limits and pools of [`Prepared`].
     pub fn new(backend: Box<dyn Backend>, vocab_size: usize) -> Runner {
-        Runner { backend, vocab_size }
+        Runner { backend, vocab_size, cell: Cell::EAGER }
+    }
+
+    /// The same, but steps are run in this way.
+    pub fn in_cell(self, cell: Cell) -> Runner {
+        Runner { cell, ..self }
     }
 
     /// Runs one step of several sequences. Gives the logits of each wanted position: (index of the part, position,
@@ -93,7 +99,8 @@ impl Runner {
                 wanted.push((index, position));
             }
         }
-        let logits = self.backend.execute(&step).unwrap().into_logits();
+        self.backend.begin(&step, self.cell).unwrap();
+        let logits = self.backend.finish().unwrap().into_logits();
         assert_eq!(logits.len(), wanted.len() * self.vocab_size);
         for (&(index, position), logits) in wanted.iter().zip(logits.chunks_exact(self.vocab_size)) {
             visit(index, position, logits);

@@ -216,7 +216,7 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
 
     let stored = model.checkpoint.widest_matrix_dtype();
     let threads = options.threads.unwrap_or_else(refrain_cpu::default_threads);
-    let cpu = CpuOptions { threads, precision: precision(options.dtype.unwrap_or(stored)), isa: None };
+    let cpu = CpuOptions { threads, precision: precision(options.dtype.unwrap_or(stored)), isa: None, passes: None };
     let (device, device_origin) = open(options.device, cpu, &options.gpu)?;
     let types = choose(options.dtype, options.kv_cache_dtype, stored, &device);
     match options.dtype {

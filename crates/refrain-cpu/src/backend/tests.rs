@@ -1,8 +1,10 @@
 use super::*;
+use refrain_device::BLOCK_TOKENS;
 use refrain_device::Segment;
 use refrain_model::{AttentionConfig, GdnConfig, LayerKind, ModelConfig};
 use refrain_program::{BuildOptions, Dtype, TensorView, WeightKind, WeightSource};
 use std::collections::HashMap;
+use std::ops::Range;
 
 mod compiled;
 
@@ -87,7 +89,7 @@ const POOLS: PoolSizes = PoolSizes { blocks: 64, slots: 8 };
 fn load(dtype: Dtype, isa: Isa, threads: usize) -> CpuBackend {
     let program = program(&config(), dtype);
     let precision = if dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::F32 };
-    let options = CpuOptions { threads, precision, isa: Some(isa) };
+    let options = CpuOptions { threads, precision, isa: Some(isa), passes: None };
     CpuBackend::load(&program, &Weights::new(&program), LIMITS, POOLS, &options).unwrap()
 }
 
@@ -104,8 +106,12 @@ struct Part<'a> {
     slot: u32,
 }
 
-/// Logits of all rows of one step, row by row, as bits and as floats.
+/// Logits of all rows of one step, row by row.
 fn step(backend: &mut CpuBackend, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
+    step_in(backend, parts, Cell::EAGER)
+}
+
+fn step_in(backend: &mut CpuBackend, parts: &[Part<'_>], cell: Cell) -> Vec<Vec<f32>> {
     let mut step = Step::default();
     for part in parts {
         let blocks = part.range.end.div_ceil(BLOCK_TOKENS) as u32;
@@ -123,7 +129,8 @@ fn step(backend: &mut CpuBackend, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
         step.tokens.extend(&part.tokens[part.range.clone()]);
     }
     step.logit_rows = (0..step.tokens.len() as u32).collect();
-    backend.execute(&step).unwrap().into_logits().chunks(77).map(<[f32]>::to_vec).collect()
+    backend.begin(&step, cell).unwrap();
+    backend.finish().unwrap().into_logits().chunks(77).map(<[f32]>::to_vec).collect()
 }
 
 fn run(backend: &mut CpuBackend, tokens: &[u32], prompt: usize, cuts: &[usize], slot: u32) -> Vec<Vec<f32>> {
@@ -216,7 +223,7 @@ fn a_sequence_does_not_depend_on_its_batch_or_the_threads() {
 #[test]
 fn missing_and_misshapen_weights_are_named() {
     let program = program(&config(), Dtype::F32);
-    let options = CpuOptions { threads: 1, precision: Precision::F32, isa: None };
+    let options = CpuOptions { threads: 1, precision: Precision::F32, isa: None, passes: None };
     for (name, why) in
         [("layers.1.self_attn.q_proj.weight", "not in the checkpoint"), ("norm.weight", "must have [52]")]
     {

@@ -45,6 +45,8 @@ pub(crate) struct Attention<'a> {
     pub block_table: &'a [u32],
     /// Room for the results of parts, [`PlanLimits::partial_floats`].
     pub partials: Shared<f32>,
+    /// `[T, heads * head_dim]`: the result is multiplied with the sigmoid of it.
+    pub gate: Option<Rows>,
     /// `[T, heads * head_dim]`; may be `q`.
     pub out: Rows,
 }

@@ -39,8 +39,12 @@ impl Rows {
     /// The row must be part of the activation.
     #[inline(always)]
     pub unsafe fn row(self, index: usize) -> *mut f32 {
-        // SAFETY: by contract the row is inside the activation.
-        unsafe { self.data.add(index * self.stride) }
+        self.data.wrapping_add(index * self.stride)
+    }
+
+    /// The same rows from column `column` on.
+    pub fn at_column(self, column: usize) -> Rows {
+        Rows { data: self.data.wrapping_add(column), ..self }
     }
 }
 

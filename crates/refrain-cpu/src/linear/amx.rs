@@ -162,7 +162,7 @@ pub(super) unsafe fn run_tile(product: &Product, tile: &Tile, x: Rounded) {
                     let from = &sums.0[r * 2 * PANEL + p * PANEL..][..lanes_of(&product.matrix, panel + p)];
                     // SAFETY: these outputs exist in the row.
                     unsafe {
-                        let to = product.out.row(row + r).add((panel + p) * PANEL);
+                        let to = product.out_at(row + r, panel + p);
                         std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
                     }
                 }

@@ -1,7 +1,7 @@
 //! The product with `vdpbf16ps`: inputs rounded to bf16, pairs of products summed in f32.
 
 use super::{Product, Rounded, Tile, lanes_of};
-use crate::matrix::{PANEL, TILE_INPUTS};
+use crate::matrix::TILE_INPUTS;
 use std::arch::x86_64::*;
 
 /// `R` rows by `P` panels in registers: 24 sums, one row of weights at a time.
@@ -28,7 +28,7 @@ unsafe fn block<const R: usize, const P: usize>(product: &Product, x: Rounded, r
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (p, sum) in sums.into_iter().enumerate() {
-                let out = product.out.row(row + r).add((panel + p) * PANEL);
+                let out = product.out_at(row + r, panel + p);
                 let mask = ((1u32 << lanes_of(&product.matrix, panel + p)) - 1) as __mmask16;
                 _mm512_mask_storeu_ps(out, mask, sum);
             }

@@ -87,7 +87,7 @@ unsafe fn block<S: Simd, F: Format, const R: usize, const P: usize>(product: &Pr
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (p, sum) in sums.into_iter().enumerate() {
-                let out = product.out.row(row + r).add((panel + p) * PANEL);
+                let out = product.out_at(row + r, panel + p);
                 match lanes_of(&product.matrix, panel + p) {
                     LANES => S::store(out, sum),
                     lanes => S::store_part(out, sum, lanes),

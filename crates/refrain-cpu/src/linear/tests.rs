@@ -64,7 +64,10 @@ fn multiply(fixture: &Fixture, isa: Isa, precision: Precision, threads: usize, x
     let rows = x.len() / inputs;
     let mut x = x.to_vec();
     let mut out = vec![f32::NAN; rows * outputs];
-    let workspace = Arena::new(workspace_bytes(rows, inputs), "test").unwrap();
+    let rounded = Arena::new(workspace_bytes(rows, inputs), "test").unwrap();
+    let scratch = Shared(std::ptr::null_mut());
+    let workspace = Workspace { rounded: Shared(rounded.base()), scratch, scratch_floats: 0 };
+    let around = Around { prologue: None, epilogue: Epilogue::None };
     let product = Product {
         x: Rows { data: x.as_mut_ptr(), stride: inputs },
         matrix: fixture.matrix,
@@ -73,7 +76,7 @@ fn multiply(fixture: &Fixture, isa: Isa, precision: Precision, threads: usize, x
     };
     let mut pool = Pool::new(threads).unwrap();
     // SAFETY: all views are as large as the product; the instruction set is available.
-    unsafe { run(&mut pool, isa, precision, &product, workspace.base()) };
+    unsafe { run(&mut pool, isa, precision, &product, &around, &workspace) };
     out
 }
 

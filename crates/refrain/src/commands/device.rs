@@ -45,7 +45,7 @@ pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
 /// The GPUs of a choice: each one opened, or why it can't be used.
 fn gpus(choice: DeviceChoice, gpu: &GpuSettings) -> Vec<Result<Arc<dyn Runtime>, (String, DeviceError)>> {
     let opened = |choice: DeviceChoice| {
-        let unused = CpuOptions { threads: 1, precision: Precision::F32, isa: None };
+        let unused = CpuOptions { threads: 1, precision: Precision::F32, isa: None, passes: None };
         match open(choice, unused, gpu) {
             Ok((refrain::load::Device::Gpu(runtime, _), _)) => Ok(runtime),
             Ok((refrain::load::Device::Cpu(_), _)) => unreachable!("a GPU was named"),

@@ -241,7 +241,7 @@ mod tests {
     fn a_model_without_kernels_is_refused_before_its_memory_is_planned() {
         let json = r#"{"architectures": ["Qwen3_5ForCausalLM"], "num_hidden_layers": 4, "head_dim": 320}"#;
         let config = refrain_model::ModelConfig::from_json(json).unwrap();
-        let cpu = CpuOptions { threads: 1, precision: refrain_cpu::Precision::F32, isa: None };
+        let cpu = CpuOptions { threads: 1, precision: refrain_cpu::Precision::F32, isa: None, passes: None };
         let device = |choice| open(choice, cpu, &GpuSettings::default()).unwrap().0;
         let program = |device: &Device| {
             let types = super::super::choose(None, None, refrain_model::Dtype::Bf16, device);

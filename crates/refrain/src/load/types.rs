@@ -54,7 +54,7 @@ mod tests {
         ];
         for ((flag, stored), (weights, arithmetic, kv_cache)) in cases {
             let arithmetic_of = precision(flag.unwrap_or(stored));
-            let device = Device::Cpu(CpuOptions { threads: 1, precision: arithmetic_of, isa: None });
+            let device = Device::Cpu(CpuOptions { threads: 1, precision: arithmetic_of, isa: None, passes: None });
             let types = choose(flag, None, stored, &device);
             assert_eq!((types.weights, arithmetic_of, types.kv_cache), (weights, arithmetic, kv_cache));
             assert_eq!(types.activations, F32);

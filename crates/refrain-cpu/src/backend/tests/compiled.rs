@@ -1,8 +1,8 @@
-//! Compiled programs give what eager ones give, bit for bit: what is fused does the same arithmetic in the same order.
+//! The compiled cell gives what the eager one gives, bit for bit: what is fused does the same arithmetic in the same order.
 
 use super::*;
 use proptest::prelude::*;
-use refrain_program::{FEW_ROWS, PassConfig, compile};
+use refrain_program::PassConfig;
 
 /// The shapes of the embedded model's layers, smaller.
 fn even() -> ModelConfig {
@@ -40,11 +40,15 @@ fn any_switches() -> impl Strategy<Value = PassConfig> {
     })
 }
 
-/// Prefill, prefill beside decode, and decode, of three sequences; all logits.
-fn run_mixed(program: &Program, dtype: Dtype, threads: usize) -> Vec<Vec<u32>> {
+fn load(config: &ModelConfig, dtype: Dtype, isa: Isa, threads: usize, passes: PassConfig) -> CpuBackend {
+    let program = program(config, dtype);
     let precision = if dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::F32 };
-    let options = CpuOptions { threads, precision, isa: None };
-    let mut backend = CpuBackend::load(program, &Weights::new(program), LIMITS, POOLS, &options).unwrap();
+    let options = CpuOptions { threads, precision, isa: Some(isa), passes: Some(passes) };
+    CpuBackend::load(&program, &Weights::new(&program), LIMITS, POOLS, &options).unwrap()
+}
+
+/// Prefill, prefill beside decode, and decode, of three sequences, in these cells in turn; all logits.
+fn run_mixed(backend: &mut CpuBackend, cells: &[Cell]) -> Vec<Vec<u32>> {
     let texts = [tokens(80), tokens(50).into_iter().rev().collect(), tokens(9)];
     let part = |index: usize, range: Range<usize>| Part {
         tokens: &texts[index],
@@ -60,8 +64,8 @@ fn run_mixed(program: &Program, dtype: Dtype, threads: usize) -> Vec<Vec<u32>> {
         vec![part(0, 71..74), part(2, 7..9), part(1, 41..50)],
         vec![part(0, 74..75)],
     ];
-    for parts in steps {
-        rows.extend(step(&mut backend, &parts));
+    for (parts, cell) in steps.iter().zip(cells.iter().cycle()) {
+        rows.extend(step_in(backend, parts, *cell));
     }
     assert!(rows.iter().flatten().all(|logit| logit.is_finite()));
     bits(&rows)
@@ -71,28 +75,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn any_passes_change_no_bit(
-        which in 0_usize..4, switches in any_switches(), few in any::<bool>(), bf16 in any::<bool>(), threads in 1_usize..4,
+        which in 0_usize..4, switches in any_switches(), bf16 in any::<bool>(), threads in 1_usize..4,
     ) {
         let config = [config(), even(), dense(), one_gdn_layer()][which].clone();
         let dtype = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
-        let eager = program(&config, dtype);
-        let most_rows = if few { FEW_ROWS } else { 300 };
-        let compiled = compile(&eager, &switches, most_rows).program;
-        prop_assert_eq!(run_mixed(&compiled, dtype, threads), run_mixed(&eager, dtype, 1));
+        let mut backend = load(&config, dtype, Isa::detect(), threads, switches);
+        let eager = run_mixed(&mut backend, &[Cell::EAGER]);
+        prop_assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED]), eager);
     }
 }
 
 #[test]
-fn all_passes_change_no_bit() {
+fn all_passes_change_no_bit_on_any_instruction_set() {
     for config in [config(), even(), dense(), one_gdn_layer()] {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let eager = program(&config, dtype);
-            let expected = run_mixed(&eager, dtype, 1);
-            for most_rows in [FEW_ROWS, 300] {
-                let compiled = compile(&eager, &PassConfig::default(), most_rows).program;
-                assert!(compiled.nodes.len() < eager.nodes.len());
-                assert_eq!(run_mixed(&compiled, dtype, 2), expected, "{dtype}, {most_rows} rows");
-            }
+        for (dtype, isa) in Isa::available().into_iter().flat_map(|isa| [(Dtype::F32, isa), (Dtype::Bf16, isa)]) {
+            let mut backend = load(&config, dtype, isa, 2, PassConfig::default());
+            assert_eq!(backend.cells(), [Cell::EAGER, Cell::COMPILED]);
+            assert!(backend.programs[1].nodes.len() < backend.programs[0].nodes.len());
+            let eager = run_mixed(&mut backend, &[Cell::EAGER]);
+            assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED]), eager, "{dtype} on {isa}");
+            // A sequence may go from one to the other at any step.
+            assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED, Cell::EAGER]), eager, "{dtype} on {isa}");
         }
     }
+}
+
+#[test]
+fn without_passes_there_is_the_eager_cell_only() {
+    assert_eq!(super::load(Dtype::F32, Isa::Portable, 1).cells(), [Cell::EAGER]);
 }

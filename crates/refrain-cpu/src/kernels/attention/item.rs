@@ -207,8 +207,12 @@ impl<'a> Item<'a> {
                 let out = self.args.out.row(row).add(column);
                 let factor = S::splat(1.0 / S::sum(S::load(total.weights.add(index * LANES))));
                 for d in (0..head_dim).step_by(LANES) {
-                    let values = S::load(total.values.add(index * self.width + d));
-                    store_up_to::<S>(out.add(d), S::mul(values, factor), head_dim - d);
+                    let mut values = S::mul(S::load(total.values.add(index * self.width + d)), factor);
+                    if let Some(gate) = self.args.gate {
+                        let gate = load_up_to::<S>(gate.row(row).add(column + d), head_dim - d);
+                        values = S::mul(values, S::sigmoid(gate));
+                    }
+                    store_up_to::<S>(out.add(d), values, head_dim - d);
                 }
             }
         }

@@ -129,6 +129,7 @@ fn step(
         segments: &segments,
         block_table: &block_table,
         partials: Shared(partials.as_mut_ptr()),
+        gate: None,
         out: out.view(),
     };
     let mut plan = AttentionPlan::default();
