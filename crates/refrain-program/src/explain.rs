@@ -1,10 +1,13 @@
 //! What a program is and what it needs, for people (`Display`) and for scripts (`Serialize`).
 
-use crate::{ActivationPlan, Ceilings, Estimate, Op, Program, Rows, StepShape, TensorId, WeightKind};
+use crate::{ActivationPlan, Ceilings, Estimate, Op, PassConfig, Program, Rows, StepShape, TensorId, WeightKind};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 
+mod compiled;
 mod text;
+
+pub use compiled::{CompiledSteps, PassEffect};
 
 /// What an explanation is for.
 #[derive(Clone, Debug)]
@@ -19,6 +22,10 @@ pub struct ExplainOptions {
     pub ceilings: Ceilings,
     /// Where the ceilings come from, for the heading: `measured on this machine`.
     pub ceilings_source: String,
+    /// Which passes run.
+    pub passes: PassConfig,
+    /// Whether products are fused with what is around them for any number of rows: so on a CPU.
+    pub fuses_any_product: bool,
 }
 
 /// The explanation of a program.
@@ -44,6 +51,8 @@ pub struct Explanation {
     pub prefill: Estimate,
     /// One token of one sequence behind that prompt.
     pub decode: Estimate,
+    /// What the passes make of the program.
+    pub compiled: Vec<CompiledSteps>,
 }
 
 /// Ops that stand together: what is outside the layers, or layers that do the same.
@@ -124,6 +133,7 @@ pub fn explain(program: &Program, options: &ExplainOptions) -> Explanation {
         ceilings_source: options.ceilings_source.clone(),
         prefill: program.estimate(&StepShape::prefill(tokens), &options.ceilings),
         decode: program.estimate(&StepShape::decode(1, tokens), &options.ceilings),
+        compiled: compiled::compiled(program, options),
     }
 }
 

@@ -20,12 +20,14 @@ mod validate;
 
 pub use cost::{Cost, SCAN_CHUNK, StepShape};
 pub use error::ProgramError;
-pub use explain::{ExplainOptions, Explanation, FullestMoment, Memory, PlacedTensor, Section, explain};
+pub use explain::{
+    CompiledSteps, ExplainOptions, Explanation, FullestMoment, Memory, PassEffect, PlacedTensor, Section, explain,
+};
 pub use op::{
     AttentionGate, AttentionShape, Elementwise, ElementwiseFunction, ElementwiseOperand, Epilogue, GdnPrepare,
     GdnShape, Op, Prologue, QkNormRopeAppend,
 };
-pub use passes::{Applied, Compiled, FEW_ROWS, PassConfig, compile};
+pub use passes::{Applied, BytesSaved, Compiled, FEW_ROWS, PassConfig, compile};
 pub use plan::{ACTIVATION_ALIGNMENT, ActivationPlan, Lifetime};
 pub use program::{
     BuildOptions, Node, Program, Rows, StateDef, StateId, StateKind, TensorDef, TensorId, View, WeightDef, WeightId,

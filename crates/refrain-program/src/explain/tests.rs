@@ -9,6 +9,8 @@ fn explained(program: &Program, tokens: usize) -> Explanation {
         block_tokens: 16,
         ceilings: Ceilings { bytes_per_second: 20e9, flops_per_second: 1.5e12 },
         ceilings_source: "assumed".to_owned(),
+        passes: PassConfig { fuse_gdn_decode: false, ..PassConfig::default() },
+        fuses_any_product: false,
     };
     explain(program, &options)
 }
@@ -63,6 +65,10 @@ fn scripts_can_read_it() {
     assert_eq!(json["memory"]["kv_token_bytes"], 2048);
     assert_eq!(json["sections"][1]["layers"], serde_json::json!([0, 1, 2, 4, 5, 6]));
     assert_eq!(json["decode"]["bound"], "memory");
+    let passes = json["compiled"][1]["passes"].as_array().unwrap();
+    let pass = passes.iter().find(|pass| pass["pass"] == "fuse_add_rms_norm").unwrap();
+    // 15 sums with a norm after them, each read once less in f32 by 8192 tokens.
+    assert_eq!((&pass["places"], &pass["step_bytes_saved"]), (&15.into(), &(15 * 256 * 4 * 8192).into()));
     assert_eq!(json["decode"]["cost"]["weight_bytes"], explanation.decode.cost.weight_bytes);
 }
 

@@ -30,7 +30,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "\n  Prefill of {tokens} tokens in one step")?;
         estimate(&self.prefill, tokens, f)?;
         writeln!(f, "\n  Decode of one token at a context of {tokens}")?;
-        estimate(&self.decode, 1, f)
+        estimate(&self.decode, 1, f)?;
+        writeln!(f, "\nCompiled: the same work in fewer ops")?;
+        self.compiled.iter().try_for_each(|steps| steps.fmt(f))
     }
 }
 
@@ -165,12 +167,12 @@ fn scaled(value: f64) -> String {
 }
 
 /// `12.0 KiB`.
-fn bytes(value: usize) -> String {
+pub(super) fn bytes(value: usize) -> String {
     in_units(value as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 
 /// `2.85 ms`.
-fn seconds(value: f64) -> String {
+pub(super) fn seconds(value: f64) -> String {
     match value {
         value if value >= 1.0 => format!("{} s", significant(value)),
         value if value >= 1e-3 => format!("{} ms", significant(value * 1e3)),

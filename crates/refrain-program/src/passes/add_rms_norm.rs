@@ -26,6 +26,6 @@ impl Pass for FuseAddRmsNorm {
     }
 
     fn looks_for(&self) -> &'static str {
-        "sum, not fused with a product, whose norm is taken next"
+        "sum outside of products whose norm is next"
     }
 }

@@ -31,7 +31,7 @@ impl Pass for FuseElementwise {
     }
 
     fn looks_for(&self) -> &'static str {
-        "element-wise op after another that nothing else has fused"
+        "two element-wise ops in a row"
     }
 }
 

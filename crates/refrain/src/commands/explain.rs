@@ -7,7 +7,7 @@ use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
 use refrain_cpu::{CpuOptions, Isa, Precision, SimdLevel};
 use refrain_device::BLOCK_TOKENS;
 use refrain_gpu::{MEASURED_BYTES, measure};
-use refrain_program::{Ceilings, ExplainOptions, explain};
+use refrain_program::{Ceilings, ExplainOptions, PassConfig, explain};
 
 use super::print;
 
@@ -40,6 +40,8 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         block_tokens: BLOCK_TOKENS,
         ceilings: Ceilings { bytes_per_second: bandwidth, flops_per_second: flops },
         ceilings_source: format!("bandwidth {bandwidth_source}, arithmetic {flops_source}"),
+        passes: PassConfig::default(),
+        fuses_any_product: matches!(prepared.device, Device::Cpu(_)),
     };
     let explanation = explain(&prepared.program, &options);
     let text = if args.options.json {
