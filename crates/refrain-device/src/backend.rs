@@ -126,6 +126,8 @@ pub struct Footprint {
     pub workspace: usize,
     /// What recorded graphs may take.
     pub graphs: usize,
+    /// What the driver may take for kernels, for libraries of products, and for itself, once they are loaded.
+    pub code: usize,
     /// What the device's driver and other processes hold before anything is loaded; it counts against what may be used.
     pub held: usize,
     /// One KV block, all layers.

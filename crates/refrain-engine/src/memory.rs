@@ -35,8 +35,8 @@ pub struct MemoryRequest {
 impl MemoryRequest {
     /// Bytes that are needed before the first sequence.
     fn fixed(&self) -> usize {
-        let Footprint { weights, activations, workspace, graphs, held, .. } = self.footprint;
-        [weights, activations, workspace, graphs, held].into_iter().fold(0, usize::saturating_add)
+        let Footprint { weights, activations, workspace, graphs, code, held, .. } = self.footprint;
+        [weights, activations, workspace, graphs, code, held].into_iter().fold(0, usize::saturating_add)
     }
 
     /// Bytes for both pools together; `None` when not even the fixed part fits.
@@ -105,7 +105,7 @@ pub fn largest_model_len(request: &MemoryRequest) -> usize {
     tokens.min(request.max_model_len)
 }
 
-/// Plans the memory: weights, activations, workspace and graphs first, then a slot for each sequence that can be running, then
+/// Plans the memory: weights, activations, workspace, graphs and device code first, then a slot for each sequence that can be running, then
 /// KV blocks with all that is left, at most as many as these sequences can fill.
 ///
 /// Without an explicit `max_num_seqs`, slots get at most half of the pools' memory, so that the sequences that can be

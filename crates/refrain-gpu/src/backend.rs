@@ -135,17 +135,20 @@ impl GpuBackend {
         stream.synchronize()?;
         let gemm_workspace = (base.offset(layout.gemm_workspace), layout.workspaces.gemm);
         let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace };
+        programs.warm_library(&limits, &queue)?;
         let (limits_of, step_layout, is_compiled) = (&limits, &layout.step_layout, options.compile.is_some());
         let recorder = Recorder { runtime: &runtime, queue, limits: limits_of, step_layout, compiled: is_compiled };
         let graphs = recorder.record(&options.graphs, |cell| &programs.of(cell, cell.rows).ops)?;
         let recorded = graphs.report.recorded.iter().map(|recorded| recorded.cell);
-        let cells = programs.cells().into_iter().chain(recorded).collect();
+        let cells: Vec<Cell> = programs.cells().into_iter().chain(recorded).collect();
+        let mut ways: Vec<&str> = cells.iter().map(Cell::way).collect();
+        ways.dedup();
 
         let logits_bytes = limits.max_logit_rows * program.vocab_size * 4;
         let info = DeviceInfo {
             kind: runtime.info().kind,
             name: runtime.info().name.clone(),
-            compute: format!("{}, eager", runtime.info().arch),
+            compute: format!("{}, {}", runtime.info().arch, ways.join(" or ")),
         };
         Ok(GpuBackend {
             info,

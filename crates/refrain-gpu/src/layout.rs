@@ -52,6 +52,15 @@ pub fn footprint(
     Layout::new_for(program, &others, limits, &PoolSizes { blocks: 0, slots: 0 }, target)[0].footprint
 }
 
+/// What a driver may take for the kernels of a model and of a library of products, and for itself beside them: an upper
+/// bound, which is not known before they are loaded. Whoever loads them can compare what is in use then.
+const CODE_BYTES: usize = 128 << 20;
+
+/// Bytes of device memory to be kept for device code. The simulated GPU keeps its code on the host.
+pub fn code_bytes(target: &Target) -> usize {
+    if target.arch.starts_with("sim") { 0 } else { CODE_BYTES }
+}
+
 /// Bytes of a weight on the device: matrices as the program says, vectors and convolutions in f32.
 pub(crate) fn weight_bytes(weight: &WeightDef) -> usize {
     let element = match weight.kind {
@@ -102,7 +111,8 @@ impl Layout {
         let sample_workspace = place(workspaces.sample);
         let step_layout = StepLayout::new(limits);
         let step = place(step_layout.bytes);
-        footprint.workspace = place(0) - attention_workspace;
+        // And what the pools of states may be shifted by, so that the sum of all uses is never less than the whole.
+        footprint.workspace = place(0) - attention_workspace + program.states.len() * ALIGNMENT;
 
         let states = program
             .states

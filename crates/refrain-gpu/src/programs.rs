@@ -1,11 +1,13 @@
 //! The programs that a backend runs: the model's own, and what the passes have made of it for ranges of rows.
 
+use crate::StepCounts;
 use crate::kernels::sample::Sample;
 use crate::loader::Kernels;
 use crate::lower::{Lowered, Places};
-use crate::ops::OpList;
+use crate::ops::{OpList, Queue};
 use refrain_device::{Cell, DeviceError, DevicePtr, Replay, StepLimits};
 use refrain_program::{Applied, FEW_ROWS, PassConfig, Program, compile};
+use std::collections::HashSet;
 
 /// How a program is compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +98,22 @@ impl Programs {
         let range = || self.compiled.iter().find(|(most, _)| rows <= *most);
         let compiled = if cell.compiled { range() } else { None };
         compiled.map_or(&self.eager, |(_, ready)| ready)
+    }
+
+    /// Runs the products of the vendor's library for many numbers of rows, so that the library has loaded its kernels,
+    /// which takes device memory, before anybody asks what is in use. What they compute is leftovers.
+    pub fn warm_library(&self, limits: &StepLimits, queue: &Queue<'_>) -> Result<(), DeviceError> {
+        let most = limits.max_tokens as u32;
+        let powers = std::iter::successors(Some(16_u32), |rows| rows.checked_mul(2)).take_while(|rows| *rows < most);
+        let mut known = HashSet::new();
+        for rows in powers.chain([most]) {
+            let logit_rows = rows.min(limits.max_logit_rows as u32);
+            let counts = StepCounts { tokens: rows, logit_rows, ..StepCounts::default() };
+            for cell in self.cells() {
+                self.of(&cell, rows).ops.warm_library(&counts, queue, &mut known)?;
+            }
+        }
+        Ok(())
     }
 
     /// The cells without graphs.

@@ -132,6 +132,8 @@ pub struct Report {
     pub memory: MemoryPlan,
     /// Memory that this process may use.
     pub usable: UsableMemory,
+    /// Device memory in use once all was loaded and recorded, by the driver's word; `None` on a CPU.
+    pub in_use: Option<usize>,
     /// Compute threads of the CPU backend; 0 on a GPU.
     pub threads: usize,
     /// Seconds to read the model's files, without the weights.
@@ -291,6 +293,13 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
     let weights = progress::Counted::new(&model.checkpoint, progress);
     let backend = device.load(&program, &weights, planned.limits, planned.memory.pools, &|_, _| {})?;
     progress.finish_and_clear();
+    let in_use = device.in_use()?;
+    if let Some(in_use) = in_use.filter(|in_use| *in_use > planned.memory.total_bytes) {
+        let (in_use, total) = (human_bytes(in_use), human_bytes(planned.memory.total_bytes));
+        tracing::warn!(
+            "the driver reports {in_use} in use, {total} were planned: another process came, or device code takes more than was thought"
+        );
+    }
     let config = EngineConfig {
         max_num_seqs: planned.limits.max_segments,
         max_num_batched_tokens: planned.limits.max_tokens,
@@ -319,6 +328,7 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         settings,
         memory: planned.memory,
         usable,
+        in_use,
         threads: device.threads(),
         open_seconds,
         weights_seconds: start.elapsed().as_secs_f64(),
@@ -381,6 +391,7 @@ impl Report {
             "total_bytes": self.memory.total_bytes,
             "usable_bytes": self.usable.bytes,
             "limited_by": self.usable.limited_by,
+            "in_use_bytes": self.in_use,
             "notes": self.memory.notes,
         })
     }
@@ -392,7 +403,9 @@ impl std::fmt::Display for Report {
         write!(f, "{}", self.settings)?;
         writeln!(f, "Memory")?;
         let total = ("total".to_owned(), self.memory.total_bytes);
-        let lines = self.memory.lines.iter().map(|line| (line.what.clone(), line.bytes)).chain([total]);
+        let in_use = self.in_use.map(|bytes| ("in use, as the driver reports".to_owned(), bytes));
+        let lines = self.memory.lines.iter().map(|line| (line.what.clone(), line.bytes));
+        let lines = lines.chain([total]).chain(in_use);
         let lines: Vec<_> = lines.collect();
         let width = lines.iter().map(|(what, _)| what.chars().count()).max().unwrap_or(0);
         for (what, bytes) in &lines {

@@ -84,7 +84,7 @@ pub fn human_bytes(bytes: usize) -> String {
 pub(super) fn too_little(request: &MemoryRequest) -> MemoryError {
     let footprint = &request.footprint;
     let model = format!(
-        "{} ({} weights, {} activations, {} workspace{}{})",
+        "{} ({} weights, {} activations, {} workspace{}{}{})",
         human_bytes(request.fixed()),
         human_bytes(footprint.weights),
         human_bytes(footprint.activations),
@@ -92,6 +92,10 @@ pub(super) fn too_little(request: &MemoryRequest) -> MemoryError {
         match footprint.graphs {
             0 => String::new(),
             graphs => format!(", {} for graphs, --graph-memory-budget", human_bytes(graphs)),
+        },
+        match footprint.code {
+            0 => String::new(),
+            code => format!(", {} for device code", human_bytes(code)),
         },
         match footprint.held {
             0 => String::new(),
@@ -155,6 +159,7 @@ pub(super) fn plan(request: &MemoryRequest, pools: PoolSizes, notes: Vec<String>
         line("workspace".to_owned(), footprint.workspace),
     ];
     let graphs = (footprint.graphs > 0).then(|| line("graphs, at most".to_owned(), footprint.graphs));
+    let code = (footprint.code > 0).then(|| line("device code and driver, at most".to_owned(), footprint.code));
     let states = [
         line(format!("state slots, {} sequences", pools.slots), pools.slots * footprint.gdn_slot),
         line(
@@ -162,7 +167,7 @@ pub(super) fn plan(request: &MemoryRequest, pools: PoolSizes, notes: Vec<String>
             pools.blocks * footprint.kv_block,
         ),
     ];
-    let lines: Vec<MemoryLine> = held.into_iter().chain(model).chain(graphs).chain(states).collect();
+    let lines: Vec<MemoryLine> = held.into_iter().chain(model).chain(graphs).chain(code).chain(states).collect();
     let total_bytes = lines.iter().map(|line| line.bytes).sum();
     MemoryPlan { pools, max_num_seqs: pools.slots, lines, total_bytes, notes }
 }

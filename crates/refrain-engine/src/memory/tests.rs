@@ -11,6 +11,7 @@ fn request() -> MemoryRequest {
             activations: 60 * MIB,
             workspace: 40 * MIB,
             graphs: 0,
+            code: 0,
             held: 0,
             kv_block: MIB,
             gdn_slot: 5 * MIB,
@@ -38,16 +39,18 @@ fn what_others_hold_counts_against_the_pools() {
 }
 
 #[test]
-fn graphs_have_their_memory_before_the_pools() {
+fn graphs_and_code_have_their_memory_before_the_pools() {
     let mut with = request();
-    with.footprint.graphs = 64 * MIB;
+    (with.footprint.graphs, with.footprint.code) = (64 * MIB, 16 * MIB);
     let plan = plan_memory(&with).unwrap();
-    assert_eq!(plan.pools.slots * 5 + plan.pools.blocks, 600 - 64);
-    assert_eq!(plan.lines[3], MemoryLine { what: "graphs, at most".to_owned(), bytes: 64 * MIB });
+    assert_eq!(plan.pools.slots * 5 + plan.pools.blocks, 600 - 80);
+    let line = |what: &str, bytes| MemoryLine { what: what.to_owned(), bytes };
+    let expected = [line("graphs, at most", 64 * MIB), line("device code and driver, at most", 16 * MIB)];
+    assert_eq!(plan.lines[3..5], expected);
     assert_eq!(plan.total_bytes, 900 * MIB);
     with.footprint.graphs = 700 * MIB;
     let error = plan_memory(&with).unwrap_err().to_string();
-    assert!(error.contains("700.00 MiB for graphs, --graph-memory-budget"), "{error}");
+    assert!(error.contains("700.00 MiB for graphs, --graph-memory-budget, 16.00 MiB for device code"), "{error}");
 }
 
 #[test]
@@ -136,7 +139,7 @@ proptest! {
         max_model_len in 0usize..2000,
     ) {
         let request = MemoryRequest {
-            footprint: Footprint { weights, activations: 10, workspace: 10, graphs, held: 0, kv_block, gdn_slot },
+            footprint: Footprint { weights, activations: 10, workspace: 10, graphs, code: 3, held: 0, kv_block, gdn_slot },
             usable_bytes,
             utilization,
             kv_cache_memory_bytes: bytes,

@@ -5,7 +5,7 @@ mod fixture;
 
 use fixture::{Pair, graphs, load, load_compiled, open, sim};
 use refrain_device::{Backend, Cell, GraphMode, Part, Replay, Runtime, Segment, Step};
-use refrain_gpu::{CompileOptions, GpuBackend, GraphOptions};
+use refrain_gpu::{CompileOptions, DEFAULT_GRAPH_MEMORY_BUDGET, GpuBackend, GraphOptions, Target, footprint};
 use refrain_sim::{SimOptions, SimRuntime};
 
 /// Prompts in one piece and in two, single tokens of batches that change, both together, and rows whose logits nobody
@@ -126,6 +126,27 @@ fn the_memory_of_graphs_is_counted_and_what_goes_beyond_the_budget_is_refused() 
     let strict = GraphOptions { strict: true, ..options };
     let error = load(&prepared, &SimRuntime::new(sim(32)), strict).unwrap().err().unwrap().to_string();
     assert!(error.contains("graph(prefill, 128)") && error.contains("1 others"), "{error}");
+}
+
+#[test]
+fn the_plan_of_the_memory_is_kept_with_graphs_and_compiled_programs() {
+    let Some(prepared) = open() else { return };
+    let runtime = SimRuntime::new(sim(32));
+    let (graphs, compile) = (graphs(GraphMode::FullAndPiecewise), Some(CompileOptions::default()));
+    let target = Target::from(runtime.info());
+    let plan = footprint(&prepared.program, compile.as_ref(), &prepared.limits, &target);
+    let states = prepared.pools.blocks * plan.kv_block + prepared.pools.slots * plan.gdn_slot;
+    let planned = plan.weights + plan.activations + plan.workspace + graphs.reserved_bytes() + states;
+    let Some(backend) = load_compiled(&prepared, &runtime, graphs, compile) else { return };
+    let backend = backend.unwrap();
+    let memory = runtime.memory().unwrap();
+    let in_use = memory.total - memory.free;
+    let left = DEFAULT_GRAPH_MEMORY_BUDGET - backend.graphs().unwrap().bytes;
+    assert!(in_use <= planned, "{in_use} of {planned}");
+    assert!(
+        planned - in_use - left < 1 << 16,
+        "nothing but the budget of graphs is planned too large: {in_use} of {planned}"
+    );
 }
 
 #[test]

@@ -163,6 +163,17 @@ impl Device {
         }
     }
 
+    /// Device memory in use, as the driver reports it: all of it, whoever uses it. `None` on a CPU.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn in_use(&self) -> Result<Option<usize>, DeviceError> {
+        match self {
+            Device::Cpu(_) => Ok(None),
+            Device::Gpu(runtime, _) => runtime.memory().map(|memory| Some(memory.total - memory.free)),
+        }
+    }
+
     /// What the backend needs for a program.
     ///
     /// # Errors
@@ -181,8 +192,8 @@ impl Device {
             (Device::Cpu(options), _) => refrain_cpu::footprint(program, limits, options),
             (Device::Gpu(_, settings), Some(target)) => {
                 let graphs = settings.graphs.reserved_bytes();
-                let compile = settings.compile.as_ref();
-                Footprint { held, graphs, ..refrain_gpu::footprint(program, compile, limits, target) }
+                let (compile, code) = (settings.compile.as_ref(), refrain_gpu::code_bytes(target));
+                Footprint { held, graphs, code, ..refrain_gpu::footprint(program, compile, limits, target) }
             }
             (Device::Gpu(..), None) => unreachable!("a GPU has a target"),
         })

@@ -20,6 +20,7 @@ fn footprint(limits: &StepLimits) -> Footprint {
         activations: limits.max_tokens << 10,
         workspace: 1 << 20,
         graphs: 0,
+        code: 0,
         held: 0,
         kv_block: 16 << 10,
         gdn_slot: 1 << 20,
