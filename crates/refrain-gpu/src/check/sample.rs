@@ -1,14 +1,15 @@
 //! Choosing tokens, against the definition in double precision.
 //!
 //! A draw is the inverse of a distribution function, so the uniform number must lie in the chosen token's stretch of it, or
-//! nearly: the error is how far outside it is. Greedy choices, ranks and the best tokens are exact.
+//! nearly: the error is how far outside it is. Greedy choices, ranks and the best tokens are exact. Sweeps draw from the
+//! same logits with evenly spaced uniform numbers: each token must come as often as its probability says.
 
 mod reference;
 
 use super::{Case, Outcome, Rig, Scale};
 use crate::Target;
 use crate::kernels::sample::{MOST_TOP, Sample, SampleSpace};
-use reference::row_error;
+use reference::{row_error, share_error};
 use refrain_device::{Adjustment, Chosen, DeviceError, RowSampling, Segment, Step, StepLimits};
 use refrain_program::Dtype;
 
@@ -48,12 +49,14 @@ struct Wanted {
     kind: Kind,
     sampling: RowSampling,
     adjustments: Vec<Adjustment>,
+    /// With the logits of the row before it.
+    same: bool,
 }
 
 fn drawn(rig: &Rig, temperature: f32, top_k: u32, top_p: f32, min_p: f32) -> Wanted {
     let uniform = (rig.random_u64() >> 11) as f64 / (1u64 << 53) as f64;
     let sampling = RowSampling { temperature, top_k, top_p, min_p, uniform, repetition: 1.0, ..RowSampling::default() };
-    Wanted { kind: Kind::Normal(3.0), sampling, adjustments: Vec::new() }
+    Wanted { kind: Kind::Normal(3.0), sampling, adjustments: Vec::new(), same: false }
 }
 
 impl Wanted {
@@ -136,18 +139,61 @@ fn all_ways(rig: &Rig, vocab_size: usize) -> Vec<Wanted> {
     rows
 }
 
+/// Temperature, top-k, top-p, min-p.
+type Filters = (f32, u32, f32, f32);
+
+/// Filters alone and together, on lists of tokens and on whole rows.
+const FILTERS: [Filters; 8] = [
+    (1.0, 0, 1.0, 0.0),
+    (0.6, 20, 0.95, 0.0),
+    (2.0, 5, 1.0, 0.0),
+    (1.0, 0, 0.9, 0.0),
+    (1.5, 0, 0.999, 0.0),
+    (1.0, 0, 1.0, 0.05),
+    (0.8, 40, 0.8, 0.02),
+    (3.0, 60, 0.99, 0.001),
+];
+
+/// `draws` rows for each of the filters, their uniform numbers in the middle of as many equal parts of `[0, 1)`.
+fn sweeps(rig: &Rig, kinds: &[Kind], draws: u32) -> Vec<Wanted> {
+    let mut rows = Vec::new();
+    for &kind in kinds {
+        for (temperature, top_k, top_p, min_p) in FILTERS {
+            rows.extend((0..draws).map(|draw| {
+                let row = drawn(rig, temperature, top_k, top_p, min_p).of(kind);
+                let uniform = (f64::from(draw) + 0.5) / f64::from(draws);
+                Wanted { same: draw > 0, ..row.with(|sampling| sampling.uniform = uniform) }
+            }));
+        }
+    }
+    rows
+}
+
+/// Rows with the least uniform numbers and the largest.
+fn ends(rig: &Rig) -> Vec<Wanted> {
+    let ends = [0.0, 1e-12, 1.0 - f64::EPSILON / 2.0];
+    let row = |(temperature, top_k, top_p, min_p): Filters, uniform: f64| {
+        drawn(rig, temperature, top_k, top_p, min_p).with(|sampling| sampling.uniform = uniform)
+    };
+    FILTERS.into_iter().flat_map(|filters| ends.map(|uniform| row(filters, uniform))).collect()
+}
+
 /// Chooses for all rows and gives the worst error; with what it took, if the rig measures.
 fn run(rig: &Rig, vocab_size: usize, wanted: Vec<Wanted>) -> Result<Outcome, DeviceError> {
     let rows = wanted.len();
     let mut step = Step { tokens: vec![0; rows], logit_rows: (0..rows as u32).collect(), ..Step::default() };
     let len = rows as u32;
     step.segments.push(Segment { row: 0, len, position: 0, scan: len, slot: 0, blocks: 0, num_blocks: 0 });
-    let mut all = Vec::new();
+    let mut all: Vec<f32> = Vec::new();
+    let same: Vec<bool> = wanted.iter().map(|row| row.same).collect();
     for row in wanted {
         let begin = step.adjustments.len() as u32;
         step.adjustments.extend(row.adjustments);
         step.sampling.push(RowSampling { adjustments: begin..step.adjustments.len() as u32, ..row.sampling });
-        all.extend(logits(rig, row.kind, vocab_size));
+        match row.same {
+            true => all.extend_from_within(all.len() - vocab_size..),
+            false => all.extend(logits(rig, row.kind, vocab_size)),
+        }
     }
     let limits = StepLimits {
         max_tokens: rows,
@@ -173,17 +219,53 @@ fn run(rig: &Rig, vocab_size: usize, wanted: Vec<Wanted>) -> Result<Outcome, Dev
         let own = &step.adjustments[row.adjustments.start as usize..row.adjustments.end as usize];
         row_error(logits, row, own, &chosen.rows[index], chosen.top_of(index))
     });
-    let error = errors.fold(0.0, f64::max);
+    let error = errors.fold(0.0, f64::max).max(sweep_error(&step, &same, &all, &chosen));
     let seconds = rig.time(&launches, &counts)?;
     let outcome = Outcome { error, tolerance: TOLERANCE, ..Outcome::default() };
     Ok(outcome.timed((rows * vocab_size * 4) as u64, 0, seconds))
 }
 
+/// The error of the shares of the tokens that each sweep has drawn.
+fn sweep_error(step: &Step, same: &[bool], logits: &[f32], chosen: &Chosen) -> f64 {
+    let vocab_size = logits.len() / same.len();
+    let mut worst: f64 = 0.0;
+    let mut first = 0;
+    while first < same.len() {
+        let end = (first + 1..same.len()).find(|&row| !same[row]).unwrap_or(same.len());
+        if end - first > 1 {
+            let tokens: Option<Vec<u32>> =
+                chosen.rows[first..end].iter().map(|row| row.as_ref().ok().map(|row| row.token)).collect();
+            let own = &logits[first * vocab_size..(first + 1) * vocab_size];
+            worst = worst.max(tokens.map_or(f64::INFINITY, |tokens| share_error(own, &step.sampling[first], &tokens)));
+        }
+        first = end;
+    }
+    worst
+}
+
 pub(super) fn cases(_: &Target, scale: Scale) -> Vec<Case> {
     match scale {
-        Scale::Ragged => [2, 77, 1000, 5001, 20_000].into_iter().map(ragged).collect(),
-        Scale::Model => model(),
+        Scale::Ragged => {
+            let sweeps = [(77, 40), (3001, 16)].into_iter().map(|(vocab_size, draws)| sweep(vocab_size, draws));
+            [2, 77, 1000, 5001, 20_000].into_iter().map(ragged).chain(sweeps).collect()
+        }
+        Scale::Model => {
+            let mut cases = model();
+            cases.push(sweep(VOCAB, 8));
+            cases
+        }
     }
+}
+
+fn sweep(vocab_size: usize, draws: u32) -> Case {
+    let name = format!("vocabulary {vocab_size}, {draws} even draws");
+    Case::new("sample", name, move |rig| {
+        let kinds = [Kind::Normal(2.0), Kind::Steps];
+        // The definition takes its time on large vocabularies.
+        let mut rows = sweeps(rig, if vocab_size == VOCAB { &kinds[..1] } else { &kinds }, draws);
+        rows.extend(ends(rig));
+        run(rig, vocab_size, rows)
+    })
 }
 
 fn ragged(vocab_size: usize) -> Case {

@@ -64,15 +64,49 @@ fn best_first(logits: &[f32]) -> Vec<usize> {
     order
 }
 
-/// How far the uniform number is from the token's stretch of the distribution function. A cut may fall one token this or
-/// that way where rounding decides, so the cuts are tried a little wider and narrower too.
+/// A cut may fall one token this or that way where rounding decides, so the cuts are tried a little wider and narrower too.
+const SHIFTS: [f64; 3] = [1.0, 1.0 + 2e-6, 1.0 - 2e-6];
+
+/// How far the uniform number is from the token's stretch of the distribution function.
 fn draw_error(logits: &[f32], order: &[usize], row: &RowSampling, token: u32) -> f64 {
-    let shifts = [0.0, 2e-6, -2e-6];
-    let tries = shifts.iter().map(|shift| draw_error_with(logits, order, row, token, 1.0 + shift));
+    let tries = SHIFTS.iter().map(|widen| {
+        let mut before = 0.0;
+        for (other, probability) in distribution(logits, order, row, *widen) {
+            let end = before + probability;
+            if other == token as usize {
+                // A weight that is no number of f32 must not be drawn.
+                let possible = end > before;
+                return if possible { (before - row.uniform).max(row.uniform - end).max(0.0) } else { f64::INFINITY };
+            }
+            before = end;
+        }
+        f64::INFINITY
+    });
     tries.fold(f64::INFINITY, f64::min)
 }
 
-fn draw_error_with(logits: &[f32], order: &[usize], row: &RowSampling, token: u32, widen: f64) -> f64 {
+/// How much further from its probability the share of any token is than evenly spaced uniform numbers explain: its stretch
+/// of the distribution function holds one more of them than its length says, or one less.
+pub(super) fn share_error(logits: &[f32], row: &RowSampling, tokens: &[u32]) -> f64 {
+    let order = best_first(logits);
+    let draws = tokens.len() as f64;
+    let tries = SHIFTS.iter().map(|widen| {
+        let distribution = distribution(logits, &order, row, *widen);
+        let mut drawn = vec![0.0; logits.len()];
+        tokens.iter().for_each(|&token| drawn[token as usize] += 1.0);
+        let mut worst: f64 = 0.0;
+        for (token, probability) in distribution {
+            worst = worst.max(((drawn[token] - draws * probability).abs() - 1.0) / draws);
+            drawn[token] = 0.0;
+        }
+        // What is left was drawn and could not be.
+        worst.max(exact(drawn.iter().all(|&count| count == 0.0)))
+    });
+    tries.fold(f64::INFINITY, f64::min)
+}
+
+/// The tokens that can be drawn with their probabilities, in the order in which the draw goes through them.
+fn distribution(logits: &[f32], order: &[usize], row: &RowSampling, widen: f64) -> Vec<(usize, f64)> {
     let max = f64::from(logits[order[0]]);
     let weight = |token: usize| ((f64::from(logits[token]) - max) / f64::from(row.temperature)).exp();
     let mut kept: Vec<usize> =
@@ -93,17 +127,7 @@ fn draw_error_with(logits: &[f32], order: &[usize], row: &RowSampling, token: u3
         kept.sort_unstable();
     }
     let total: f64 = kept.iter().map(|&token| weight(token)).sum();
-    let mut before = 0.0;
-    for &other in &kept {
-        let end = before + weight(other) / total;
-        if other == token as usize {
-            // A weight that is no number of f32 must not be drawn.
-            let possible = end > before;
-            return if possible { (before - row.uniform).max(row.uniform - end).max(0.0) } else { f64::INFINITY };
-        }
-        before = end;
-    }
-    f64::INFINITY
+    kept.into_iter().map(|token| (token, weight(token) / total)).collect()
 }
 
 fn logprobs_error(logits: &[f32], row: &RowSampling, got: &RankedToken, top: &[RankedToken]) -> f64 {
