@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod compilation;
 pub mod device;
 pub mod engine;
 pub mod explain;

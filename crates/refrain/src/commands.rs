@@ -48,7 +48,7 @@ pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Resul
         Command::Serve(args) => serve::run(&args, &invocation),
         Command::Chat(args) => chat::run(&args, &invocation),
         Command::Bench(command) => bench::run(&command, &invocation),
-        Command::Explain(args) => explain::run(&args),
+        Command::Explain(args) => explain::run(&args, &invocation),
         Command::Device(args) => device::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,6 +1,7 @@
 //! From a model's name and some settings to a running engine.
 
 mod device;
+mod modes;
 mod plan;
 mod progress;
 mod settings;
@@ -8,6 +9,7 @@ mod texts;
 mod types;
 
 pub use device::{Device, DeviceChoice, GpuSettings, open};
+pub use modes::{Asked, MODE_SETTINGS, ModeRequest, Modes, PerformanceMode};
 pub use plan::{DEFAULT_MAX_NUM_BATCHED_TOKENS, PlanInputs, Planned, plan};
 pub use settings::{Setting, Settings, human_bytes};
 pub use types::{choose, flag_name, precision};
@@ -73,6 +75,8 @@ pub struct LoadOptions {
     pub max_num_queued_tokens: Option<usize>,
     /// Which way steps are run.
     pub policy: Option<PolicyMode>,
+    /// Compiled modes and graphs.
+    pub modes: ModeRequest,
     /// What computes.
     pub device: DeviceChoice,
     /// What GPUs are looked for and compiled with.
@@ -190,6 +194,8 @@ pub struct Prepared {
     pub device: Device,
     /// Every setting so far.
     pub settings: Settings,
+    /// Compiled modes and graphs.
+    pub modes: Modes,
     /// Memory that this process may use.
     pub usable: UsableMemory,
     open_seconds: f64,
@@ -218,8 +224,17 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
 
     let stored = model.checkpoint.widest_matrix_dtype();
     let threads = options.threads.unwrap_or_else(refrain_cpu::default_threads);
-    let cpu = CpuOptions { threads, precision: precision(options.dtype.unwrap_or(stored)), isa: None, passes: None };
-    let (device, device_origin) = open(options.device, cpu, &options.gpu)?;
+    let setting = |why| LoadError::Setting { flag: "--compilation-config", why };
+    let modes = options.modes.resolve().map_err(setting)?;
+    let cpu = CpuOptions {
+        threads,
+        precision: precision(options.dtype.unwrap_or(stored)),
+        isa: None,
+        passes: modes.compile_options().map(|compile| compile.passes),
+    };
+    let gpu = GpuSettings { compile: modes.compile_options(), graphs: modes.graph_options(), ..options.gpu.clone() };
+    let (mut device, device_origin) = open(options.device, cpu, &gpu)?;
+    modes.check_device(&device)?;
     let types = choose(options.dtype, options.kv_cache_dtype, stored, &device);
     match options.dtype {
         Some(dtype) => settings.push("dtype", describe_types(dtype, &types, stored), Origin::Given),
@@ -238,6 +253,7 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
         max_model_len: options.max_model_len,
         max_num_seqs: options.max_num_seqs,
         max_num_batched_tokens: options.max_num_batched_tokens,
+        throughput: options.modes.performance_mode == Some(PerformanceMode::Throughput),
         usable_bytes: usize::try_from(usable.bytes).unwrap_or(usize::MAX),
         utilization: options.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION),
         kv_cache_memory_bytes: options.kv_cache_memory_bytes,
@@ -246,7 +262,10 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     let planned = plan(&inputs, device.footprint(&program)?)?;
     describe_plan(&mut settings, options, &planned);
     settings.push("device", device.name(), device_origin);
-    settings.push("enforce_eager", "ops one by one, the only mode yet", Origin::Given);
+    modes.check_ranges(&planned.limits)?;
+    let graphs = modes.graph_options_for(&planned.limits)?;
+    modes.describe(&mut settings, &device, &planned.limits, &graphs);
+    device.set_graphs(graphs);
     match &device {
         Device::Cpu(cpu) => {
             let derived = Origin::Derived("cores".to_owned());
@@ -262,7 +281,7 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
         }
     }
     let open_seconds = start.elapsed().as_secs_f64();
-    Ok(Prepared { model, program, planned, device, settings, usable, open_seconds })
+    Ok(Prepared { model, program, planned, device, settings, modes, usable, open_seconds })
 }
 
 /// Refuses settings of a Hugging Face repository for a model that comes from elsewhere.
@@ -287,7 +306,7 @@ fn refuse_hub_settings(source: &ModelSource, resolve: &ResolveOptions) -> Result
 /// # Errors
 /// [`LoadError`].
 pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
-    let Prepared { model, program, planned, device, mut settings, usable, open_seconds } = prepare(options)?;
+    let Prepared { model, program, planned, device, mut settings, modes, usable, open_seconds } = prepare(options)?;
     let start = Instant::now();
     progress.set_length(model.checkpoint.total_bytes());
     let weights = progress::Counted::new(&model.checkpoint, progress);
@@ -299,6 +318,10 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         tracing::warn!(
             "the driver reports {in_use} in use, {total} were planned: another process came, or device code takes more than was thought"
         );
+    }
+    if let Some(report) = backend.graphs() {
+        modes.check_report(report)?;
+        modes::describe_report(&mut settings, report);
     }
     let config = EngineConfig {
         max_num_seqs: planned.limits.max_segments,
@@ -314,6 +337,10 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
     };
     let mode = options.policy.unwrap_or_default();
     let origin = if options.policy.is_some() { Origin::Given } else { Origin::Default };
+    if let (Some(asked), Some(why), true) = (options.policy, mode.without_effect(backend.cells()), options.modes.strict)
+    {
+        return Err(LoadError::Setting { flag: "--strict", why: format!("policy {asked} is without effect: {why}") });
+    }
     settings.push("policy", describe_policy(mode, backend.cells()), origin);
     let policy = Policy::new(mode, backend.cells(), &planned.limits, 1);
     let engine = Engine::start_with(backend, config, policy)?;

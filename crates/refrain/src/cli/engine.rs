@@ -5,18 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use refrain_engine::{PolicyMode, SchedulingPolicy};
 use refrain_gpu::GraphOptions;
-use serde_json::Value;
 
+use super::compilation::{CompilationConfig, size_of_flag};
 use super::model::ModelArgs;
 use super::values::{DtypeArg, MaxModelLen, at_least_one, bytes, fraction, human_readable_int};
-use crate::load::{DeviceChoice, GpuSettings, LoadOptions};
+use crate::load::{DeviceChoice, GpuSettings, LoadOptions, ModeRequest, PerformanceMode};
 
 /// Flags of vLLM that ask for what is not there yet: known, so that they are answered better than a misspelt flag is.
 #[derive(Args, Clone, Debug)]
 pub struct LaterArgs {
-    /// Static choice between latency and throughput
-    #[arg(long, hide = true, value_parser = only("balanced", "other modes than balanced are not available yet"))]
-    pub performance_mode: Option<String>,
     /// Stages of a pipeline of devices
     #[arg(long, hide = true, value_parser = only("1", "a model on several devices is not available yet"))]
     pub pipeline_parallel_size: Option<String>,
@@ -173,22 +170,63 @@ pub struct DeviceArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Modes")]
 pub struct CompileArgs {
-    /// Run the ops one by one; this is what runs
+    /// Run the ops one by one: mode NONE and cudagraph_mode NONE
     #[arg(long)]
     pub enforce_eager: bool,
 
-    /// Compiled modes and graphs, as JSON or as -cc.KEY=VALUE; only mode NONE and cudagraph_mode NONE are available yet
-    #[arg(long, value_name = "JSON", value_parser = compilation_config)]
-    pub compilation_config: Vec<String>,
+    /// Compiled modes and graphs, as JSON or as -cc.KEY=VALUE. Keys: mode (NONE or VLLM_COMPILE), pass_config (a switch
+    /// for each pass), compile_ranges_endpoints and compile_sizes (numbers of tokens for which programs are compiled
+    /// apart), cudagraph_mode (NONE, PIECEWISE, FULL, FULL_DECODE_ONLY or FULL_AND_PIECEWISE), cudagraph_capture_sizes
+    /// (numbers of sequences that decode), max_cudagraph_capture_size, prefill_capture_sizes (numbers of tokens)
+    #[arg(long, value_name = "JSON", value_parser = CompilationConfig::parse)]
+    pub compilation_config: Vec<CompilationConfig>,
 
     /// Which way each step is run: measured (the fastest on this machine for such steps), static (compiled and replayed
     /// wherever it can be, as vLLM does), or always eager, compiled, graph or eager-graph [default: measured]
     #[arg(long, value_name = "POLICY", value_parser = policy)]
     pub policy: Option<PolicyMode>,
 
-    /// Optimization level; only 0 is available yet
+    /// What --compilation-config begins with: 0 (ops one by one), 1 (VLLM_COMPILE and PIECEWISE), 2 or 3 (VLLM_COMPILE and
+    /// FULL_AND_PIECEWISE) [default: 2]
     #[arg(long, short = 'O', value_name = "LEVEL", value_parser = optimization_level)]
     pub optimization_level: Option<u8>,
+
+    /// Numbers of sequences for which steps that decode are recorded as graphs [default: 1 2 4 8 16 24 ... up to
+    /// --max-num-seqs]
+    #[arg(long, value_name = "SEQUENCES", num_args = 1.., value_parser = size_of_flag, allow_negative_numbers = true)]
+    pub cudagraph_capture_sizes: Vec<u32>,
+
+    /// The largest of the default --cudagraph-capture-sizes
+    #[arg(long, value_name = "SEQUENCES", value_parser = size_of_flag, allow_negative_numbers = true)]
+    pub max_cudagraph_capture_size: Option<u32>,
+
+    /// Memory of the device that graphs may take (64M); what doesn't fit is not recorded [default: 64M]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub graph_memory_budget: Option<usize>,
+
+    /// What begins otherwise: balanced (nothing), interactivity (a graph for each number of sequences up to 32) or
+    /// throughput (twice as many tokens in a step) [default: balanced]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "MODE")]
+    pub performance_mode: Option<PerformanceMode>,
+
+    /// End with an error where a mode or a graph that was asked for can't be had, instead of saying so
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl CompileArgs {
+    /// What the flags ask for.
+    fn request(&self) -> ModeRequest {
+        let of_flags = CompilationConfig::of_flags(&self.cudagraph_capture_sizes, self.max_cudagraph_capture_size);
+        ModeRequest {
+            enforce_eager: self.enforce_eager,
+            optimization_level: self.optimization_level,
+            configs: self.compilation_config.iter().cloned().chain([of_flags]).collect(),
+            performance_mode: self.performance_mode,
+            graph_memory_budget: self.graph_memory_budget,
+            strict: self.strict,
+        }
+    }
 }
 
 impl DeviceArgs {
@@ -240,6 +278,7 @@ impl EngineArgs {
             max_num_queued_reqs: scheduler.max_num_queued_reqs,
             max_num_queued_tokens: scheduler.max_num_queued_tokens,
             policy: compile.policy,
+            modes: compile.request(),
             device: device.device.unwrap_or_default(),
             gpu: device.gpu_settings(),
             threads: device.threads,
@@ -259,7 +298,7 @@ impl EngineArgs {
         given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
     }
 
-    /// Refuses what is known but can't be had yet.
+    /// Refuses what is known but can't be had yet, and modes that contradict each other.
     ///
     /// # Errors
     /// A sentence that says what is there instead.
@@ -272,7 +311,7 @@ impl EngineArgs {
                         flag out, and raise --max-num-batched-tokens for larger steps"
                 .to_owned());
         }
-        Ok(())
+        self.compile.request().resolve().map(drop)
     }
 }
 
@@ -344,40 +383,7 @@ fn tensor_parallel_size(text: &str) -> Result<usize, String> {
 
 fn optimization_level(text: &str) -> Result<u8, String> {
     match text {
-        "0" => Ok(0),
-        "1" | "2" | "3" => Err("compiled modes and graphs are not available yet; only level 0, eager, is".to_owned()),
-        _ => Err("must be 0".to_owned()),
-    }
-}
-
-/// Accepts what asks for eager execution and refuses everything else, so that no setting is without effect.
-fn compilation_config(text: &str) -> Result<String, String> {
-    let unavailable = |key: &str| {
-        format!(
-            "{key}: compiled modes and graphs are not available yet; only \
-             '{{\"mode\": \"NONE\", \"cudagraph_mode\": \"NONE\"}}' is, which is what runs"
-        )
-    };
-    let check = |key: &str, value: &Value| match (key, value) {
-        ("mode" | "cudagraph_mode", Value::String(text)) if text.eq_ignore_ascii_case("none") || text == "0" => Ok(()),
-        ("mode" | "level", Value::Number(number)) if number.as_u64() == Some(0) => Ok(()),
-        _ => Err(unavailable(key)),
-    };
-    // `-cc.mode=NONE` arrives as `.mode=NONE`.
-    if let Some(assignment) = text.strip_prefix('.') {
-        let (key, value) = assignment.split_once('=').ok_or("must be -cc.KEY=VALUE")?;
-        check(key, &Value::String(value.to_owned()))?;
-        return Ok(text.to_owned());
-    }
-    if text == "0" {
-        return Ok(text.to_owned());
-    }
-    match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(map)) => {
-            map.iter().try_for_each(|(key, value)| check(key, value))?;
-            Ok(text.to_owned())
-        }
-        Ok(_) => Err(unavailable(text)),
-        Err(error) => Err(format!("must be a JSON object: {error}")),
+        "0" | "1" | "2" | "3" => Ok(text.as_bytes()[0] - b'0'),
+        _ => Err("must be 0, 1, 2 or 3".to_owned()),
     }
 }

@@ -84,15 +84,10 @@ const LATER: &[(&str, &[&str])] = &[
             "--stream-interval",
         ],
     ),
+    ("a table of it is not available yet; leave the flag out", &["--cudagraph-metrics"]),
     (
-        "compiled modes and graphs are not available yet; ops run one by one",
-        &[
-            "--policy",
-            "--cudagraph-metrics",
-            "--cudagraph-capture-sizes",
-            "--max-cudagraph-capture-size",
-            "--jit-monitor-mode",
-        ],
+        "nothing is compiled once a server is ready, and to watch for it is not available yet; leave the flag out",
+        &["--jit-monitor-mode"],
     ),
     (
         "other kernels to choose from are not available yet; leave the flag out",

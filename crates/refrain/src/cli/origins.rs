@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use super::compilation;
 use super::model::ModelArgs;
 
 /// Where a setting's value came from.
@@ -76,6 +77,10 @@ impl Origins {
     pub fn resolve(&self, name: &str, origin: Origin) -> Origin {
         match origin {
             Origin::Given if name == "model" && self.of("model_positional") == Origin::Flag => Origin::Flag,
+            // A key of the JSON came with it.
+            Origin::Given if self.of(name) == Origin::Default && compilation::is_key(name) => {
+                self.of("compilation_config")
+            }
             Origin::Given => self.of(name),
             origin => origin,
         }

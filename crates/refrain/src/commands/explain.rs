@@ -2,17 +2,17 @@
 
 use anyhow::{Context, bail};
 use refrain::cli::explain::ExplainArgs;
-use refrain::load::{Device, prepare};
+use refrain::load::{Device, MODE_SETTINGS, prepare};
 use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
 use refrain_cpu::{CpuOptions, Isa, Precision, SimdLevel};
 use refrain_device::BLOCK_TOKENS;
 use refrain_gpu::{MEASURED_BYTES, measure};
 use refrain_program::{Ceilings, ExplainOptions, PassConfig, explain};
 
-use super::print;
+use super::{Invocation, print};
 
 /// Prints what the model is made of, what it needs and what it can cost at best.
-pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+pub fn run(args: &ExplainArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
     let prepared = prepare(&args.engine.load_options())?;
     let given = (args.options.bandwidth, args.options.flops);
     let measured = match &prepared.device {
@@ -40,14 +40,18 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         block_tokens: BLOCK_TOKENS,
         ceilings: Ceilings { bytes_per_second: bandwidth, flops_per_second: flops },
         ceilings_source: format!("bandwidth {bandwidth_source}, arithmetic {flops_source}"),
-        passes: PassConfig::default(),
+        passes: prepared.modes.compile_options().map_or_else(PassConfig::none, |compile| compile.passes),
         fuses_any_product: matches!(prepared.device, Device::Cpu(_)),
     };
     let explanation = explain(&prepared.program, &options);
+    let mut modes = prepared.settings.among(&MODE_SETTINGS);
+    modes.resolve(invocation.origins);
     let text = if args.options.json {
-        serde_json::to_string_pretty(&explanation).context("can't write the explanation")? + "\n"
+        let mut json = serde_json::to_value(&explanation).context("can't write the explanation")?;
+        json["modes"] = modes.to_json().into();
+        format!("{json:#}\n")
     } else {
-        explanation.to_string()
+        format!("{explanation}\nModes\n{modes}")
     };
     print(text.as_bytes())
 }

@@ -150,6 +150,22 @@ impl Device {
         }
     }
 
+    /// Sets what is recorded as graphs.
+    pub(super) fn set_graphs(&mut self, graphs: GraphOptions) {
+        match self {
+            Device::Cpu(_) => {}
+            Device::Gpu(_, settings) => settings.graphs = graphs,
+        }
+    }
+
+    /// Why there are no graphs here; none where there are.
+    pub(super) fn why_no_graphs(&self) -> Option<&'static str> {
+        match self {
+            Device::Cpu(_) => Some("not applicable: a CPU has no launches to save"),
+            Device::Gpu(..) => None,
+        }
+    }
+
     /// Memory that the engine may plan with.
     ///
     /// # Errors

@@ -23,6 +23,8 @@ pub struct PlanInputs {
     pub max_num_seqs: Option<usize>,
     /// `--max-num-batched-tokens`.
     pub max_num_batched_tokens: Option<usize>,
+    /// Whether steps have twice as many tokens when nobody says how many.
+    pub throughput: bool,
     /// Bytes that this process may use.
     pub usable_bytes: usize,
     /// `--gpu-memory-utilization`.
@@ -115,13 +117,20 @@ struct Resolved {
 fn step_size(inputs: &PlanInputs) -> Result<(Resolved, Resolved), LoadError> {
     let given = |value| Resolved { value, origin: Origin::Given };
     let default = |value| Resolved { value, origin: Origin::Default };
+    let tokens = match inputs.throughput {
+        true => Resolved {
+            value: 2 * DEFAULT_MAX_NUM_BATCHED_TOKENS,
+            origin: Origin::Derived("performance-mode throughput".to_owned()),
+        },
+        false => default(DEFAULT_MAX_NUM_BATCHED_TOKENS),
+    };
     match (inputs.max_num_seqs, inputs.max_num_batched_tokens) {
-        (None, None) => Ok((default(DEFAULT_MAX_NUM_SEQS), default(DEFAULT_MAX_NUM_BATCHED_TOKENS))),
-        (Some(seqs), None) if seqs + ROOM > DEFAULT_MAX_NUM_BATCHED_TOKENS => {
+        (None, None) => Ok((default(DEFAULT_MAX_NUM_SEQS), tokens)),
+        (Some(seqs), None) if seqs + ROOM > tokens.value => {
             let origin = Origin::Derived(format!("max-num-seqs and {ROOM} tokens of a prompt"));
             Ok((given(seqs), Resolved { value: seqs + ROOM, origin }))
         }
-        (Some(seqs), None) => Ok((given(seqs), default(DEFAULT_MAX_NUM_BATCHED_TOKENS))),
+        (Some(seqs), None) => Ok((given(seqs), tokens)),
         (None, Some(batched)) if batched > ROOM && batched < DEFAULT_MAX_NUM_SEQS + ROOM => {
             let origin = Origin::Derived(format!("max-num-batched-tokens less {ROOM} tokens of a prompt"));
             Ok((Resolved { value: batched - ROOM, origin }, given(batched)))

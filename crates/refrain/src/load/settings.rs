@@ -55,6 +55,11 @@ impl Settings {
         self.0.iter().find(|setting| setting.name == name)
     }
 
+    /// Those of some names.
+    pub fn among(&self, names: &[&str]) -> Settings {
+        Settings(self.0.iter().filter(|setting| names.contains(&setting.name)).cloned().collect())
+    }
+
     /// Each setting with its value and origin.
     pub fn to_json(&self) -> Map<String, Value> {
         let entry = |setting: &Setting| {
@@ -113,6 +118,7 @@ mod tests {
             "  max-model-len  8192       file config.json\n  seed           0          default\n  host           \
              127.0.0.1  environment REFRAIN_HOST\n"
         );
+        assert_eq!(settings.among(&["seed", "port"]).to_string(), "  seed  0  default\n");
         assert_eq!(settings.to_json()["seed"], json!({ "value": "0", "origin": "default" }));
     }
 }

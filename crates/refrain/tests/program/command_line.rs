@@ -128,4 +128,10 @@ fn explain_tells_what_the_model_is_made_of() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["schedule"], "GGGAGGGA");
     assert_eq!(json["ceilings"]["bytes_per_second"], 40e9);
+    // What was asked for, and what runs.
+    let graphs = refrain(&explain).args(["--json", "--device", "cpu", "-cc.cudagraph_mode=FULL"]).output();
+    let json: serde_json::Value = serde_json::from_str(&output_of(&graphs.expect("the program starts"))).expect("JSON");
+    assert_eq!(json["modes"]["cudagraph_mode"]["origin"], "flag");
+    let value = json["modes"]["cudagraph_mode"]["value"].as_str().expect("a text");
+    assert!(value.starts_with("FULL -> NONE: not applicable"), "{value}");
 }

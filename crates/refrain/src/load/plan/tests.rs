@@ -6,6 +6,7 @@ fn inputs() -> PlanInputs {
         max_model_len: None,
         max_num_seqs: None,
         max_num_batched_tokens: None,
+        throughput: false,
         usable_bytes: 1 << 30,
         utilization: 0.9,
         kv_cache_memory_bytes: None,
@@ -38,6 +39,16 @@ fn defaults_where_memory_is_plenty() {
     assert_eq!(planned.max_model_len_origin, Origin::File("config.json"));
     assert_eq!(planned.max_num_seqs_origin, Origin::Default);
     assert_eq!(planned.max_num_batched_tokens_origin, Origin::Default);
+}
+
+#[test]
+fn throughput_doubles_the_tokens_of_a_step_unless_they_were_given() {
+    let inputs = PlanInputs { throughput: true, ..inputs() };
+    let planned = plan(&inputs, footprint).unwrap();
+    assert_eq!(planned.limits, step_limits(64, 4096, 8192));
+    assert!(matches!(planned.max_num_batched_tokens_origin, Origin::Derived(_)));
+    let given = PlanInputs { max_num_batched_tokens: Some(512), ..inputs };
+    assert_eq!(plan(&given, footprint).unwrap().limits, step_limits(64, 512, 8192));
 }
 
 #[test]

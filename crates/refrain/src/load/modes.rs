@@ -1,0 +1,384 @@
+//! Which modes run: what the flags about compiled modes and graphs come to together, and on a device.
+
+use std::fmt::Display;
+
+use refrain_device::{GraphMode, GraphReport, StepLimits};
+use refrain_gpu::{
+    CompileOptions, DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, default_decode_sizes, default_prefill_sizes,
+};
+use refrain_program::PassConfig;
+
+use super::{Device, LoadError, Settings, human_bytes};
+use crate::cli::Origin;
+use crate::cli::compilation::{CompilationConfig, CompilationMode, Sizes};
+
+#[cfg(test)]
+mod tests;
+
+/// The settings that say which modes were asked for and which run.
+pub const MODE_SETTINGS: [&str; 11] = [
+    "enforce_eager",
+    "mode",
+    "pass_config",
+    "compile_ranges_endpoints",
+    "compile_sizes",
+    "cudagraph_mode",
+    "performance_mode",
+    "strict",
+    "cudagraph_capture_sizes",
+    "prefill_capture_sizes",
+    "graph_memory_budget",
+];
+
+/// What the flags ask for. The default is what holds when nobody says anything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModeRequest {
+    /// `--enforce-eager`.
+    pub enforce_eager: bool,
+    /// `--optimization-level`, 0 to 3.
+    pub optimization_level: Option<u8>,
+    /// Each `--compilation-config`.
+    pub configs: Vec<CompilationConfig>,
+    /// `--performance-mode`.
+    pub performance_mode: Option<PerformanceMode>,
+    /// `--graph-memory-budget`, bytes.
+    pub graph_memory_budget: Option<usize>,
+    /// `--strict`: what can't be had is an error.
+    pub strict: bool,
+}
+
+/// `--performance-mode`, with vLLM's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PerformanceMode {
+    /// The defaults
+    #[default]
+    Balanced,
+    /// A graph for each number of sequences up to 32, so that few sequences are never padded
+    Interactivity,
+    /// Twice as many tokens in a step
+    Throughput,
+}
+
+/// A mode and who wanted it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked<T> {
+    /// The mode.
+    pub mode: T,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// What was asked for, with defaults and without contradictions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Modes {
+    /// Whether the program is rewritten.
+    pub compile: Asked<CompilationMode>,
+    /// By which passes.
+    pub passes: PassConfig,
+    /// Which steps are replayed from graphs.
+    pub graphs: Asked<GraphMode>,
+    config: CompilationConfig,
+    request: ModeRequest,
+}
+
+impl ModeRequest {
+    /// Everything together.
+    ///
+    /// # Errors
+    /// A sentence about a key that was given twice, or about two flags that contradict each other.
+    pub fn resolve(&self) -> Result<Modes, String> {
+        let config = CompilationConfig::merge(&self.configs).map_err(|why| format!("--compilation-config: {why}"))?;
+        self.refuse_contradictions(&config)?;
+        let derived = |flag: &str| Origin::Derived(flag.to_owned());
+        let (compile, graphs, origin) = match (self.enforce_eager, self.optimization_level) {
+            (true, _) => (CompilationMode::None, GraphMode::None, derived("--enforce-eager")),
+            (false, Some(0)) => (CompilationMode::None, GraphMode::None, derived("-O0")),
+            (false, Some(1)) => (CompilationMode::VllmCompile, GraphMode::Piecewise, derived("-O1")),
+            (false, Some(level)) => {
+                (CompilationMode::VllmCompile, GraphMode::FullAndPiecewise, derived(&format!("-O{level}")))
+            }
+            (false, None) => (CompilationMode::VllmCompile, GraphMode::FullAndPiecewise, Origin::Default),
+        };
+        let mut passes = PassConfig::default();
+        for (pass, on) in &config.passes {
+            assert!(passes.set(pass, *on), "there is no pass {pass}, and its key was accepted");
+        }
+        let modes = Modes {
+            compile: asked(config.mode, compile, &origin),
+            passes,
+            graphs: asked(config.cudagraph_mode, graphs, &origin),
+            config,
+            request: self.clone(),
+        };
+        modes.refuse_idle_keys()?;
+        Ok(modes)
+    }
+
+    fn refuse_contradictions(&self, config: &CompilationConfig) -> Result<(), String> {
+        if self.enforce_eager {
+            let mode = config.mode.filter(|mode| *mode != CompilationMode::None).map(|mode| format!("mode is {mode}"));
+            let graphs = config.cudagraph_mode.filter(|mode| *mode != GraphMode::None);
+            let graphs = graphs.map(|mode| format!("cudagraph_mode is {mode}"));
+            let level = self.optimization_level.filter(|level| *level > 0).map(|level| format!("there is -O{level}"));
+            if let Some(other) = mode.or(graphs).or(level) {
+                return Err(format!("--enforce-eager runs the ops one by one, but {other}; leave one of them out"));
+            }
+        }
+        if let (Some(sizes), Some(most)) = (&config.cudagraph_capture_sizes, config.max_cudagraph_capture_size) {
+            let largest = sizes.sizes.last().copied().unwrap_or(0);
+            if largest != most {
+                return Err(format!(
+                    "max_cudagraph_capture_size is {most}, but the largest of \
+                     cudagraph_capture_sizes is {largest}; give {largest}, or leave one of them out"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was given for a mode, or else its default.
+fn asked<T>(given: Option<T>, default: T, origin: &Origin) -> Asked<T> {
+    match given {
+        Some(mode) => Asked { mode, origin: Origin::Given },
+        None => Asked { mode: default, origin: origin.clone() },
+    }
+}
+
+impl Modes {
+    /// Refuses keys that the modes leave without effect.
+    fn refuse_idle_keys(&self) -> Result<(), String> {
+        let (graphs, compile, config) = (self.graphs.mode, self.compile.mode, &self.config);
+        let no_prefill = [GraphMode::None, GraphMode::FullDecodeOnly].contains(&graphs);
+        let on = config.passes.iter().find(|(_, on)| **on).map(|(pass, _)| *pass);
+        let uncompiled = compile == CompilationMode::None;
+        let idle = [
+            ("cudagraph_capture_sizes", graphs == GraphMode::None && config.cudagraph_capture_sizes.is_some()),
+            ("max_cudagraph_capture_size", graphs == GraphMode::None && config.max_cudagraph_capture_size.is_some()),
+            ("prefill_capture_sizes", no_prefill && config.prefill_capture_sizes.is_some()),
+            ("compile_ranges_endpoints", uncompiled && config.compile_ranges_endpoints.is_some()),
+            ("compile_sizes", uncompiled && config.compile_sizes.is_some()),
+            (on.unwrap_or("pass_config"), uncompiled && on.is_some()),
+        ];
+        if let Some((key, _)) = idle.into_iter().find(|(_, idle)| *idle) {
+            let (name, mode) = match key.contains("capture") {
+                true => ("cudagraph_mode", graphs.to_string()),
+                false => ("mode", compile.to_string()),
+            };
+            return Err(format!("{key} has no effect, because {name} is {mode}; leave it out, or give another {name}"));
+        }
+        if graphs == GraphMode::None && self.request.graph_memory_budget.is_some() {
+            return Err("--graph-memory-budget has no effect, because cudagraph_mode is NONE; leave it out".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Refuses what can't be had on a device where that was asked for, and may not be left out.
+    pub(super) fn check_device(&self, device: &Device) -> Result<(), LoadError> {
+        match self.graph_refusal(device) {
+            Some(why) if self.request.strict && self.graphs.origin != Origin::Default => {
+                let why = format!("cudagraph_mode {} can't be had: {why}", self.graphs.mode);
+                Err(LoadError::Setting { flag: "--strict", why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why there are no graphs, though there should be.
+    fn graph_refusal(&self, device: &Device) -> Option<&'static str> {
+        device.why_no_graphs().filter(|_| self.graphs.mode != GraphMode::None)
+    }
+
+    /// How the program is compiled; `None` is not at all.
+    pub fn compile_options(&self) -> Option<CompileOptions> {
+        let given = |sizes: &Option<Sizes>| sizes.as_ref().map_or(Vec::new(), |sizes| sizes.sizes.clone());
+        let mut options = CompileOptions { passes: self.passes, ..CompileOptions::default() };
+        options.endpoints.extend(given(&self.config.compile_ranges_endpoints));
+        // A range of one size ends with it, and the one before ends before it.
+        options.endpoints.extend(given(&self.config.compile_sizes).into_iter().flat_map(|size| [size - 1, size]));
+        options.endpoints.retain(|endpoint| *endpoint > 0);
+        options.endpoints.sort_unstable();
+        options.endpoints.dedup();
+        (self.compile.mode == CompilationMode::VllmCompile).then_some(options)
+    }
+
+    /// Refuses ranges and sizes that no step reaches.
+    pub(super) fn check_ranges(&self, limits: &StepLimits) -> Result<(), LoadError> {
+        let most = limits.max_tokens as u32;
+        for (key, sizes) in [
+            ("compile_ranges_endpoints", &self.config.compile_ranges_endpoints),
+            ("compile_sizes", &self.config.compile_sizes),
+        ] {
+            let largest = sizes.as_ref().and_then(|sizes| sizes.sizes.last().copied()).unwrap_or(0);
+            if largest > most {
+                let why = format!(
+                    "{key}: no step has {largest} tokens; at most {most} (--max-num-batched-tokens), which is the nearest"
+                );
+                return Err(LoadError::Setting { flag: "--compilation-config", why });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is recorded, whatever the limits of steps are.
+    pub fn graph_options(&self) -> GraphOptions {
+        let sizes = |sizes: &Option<Sizes>| sizes.as_ref().map(|sizes| sizes.sizes.clone());
+        GraphOptions {
+            mode: self.graphs.mode,
+            decode_sizes: sizes(&self.config.cudagraph_capture_sizes),
+            prefill_sizes: sizes(&self.config.prefill_capture_sizes),
+            budget_bytes: self.request.graph_memory_budget.unwrap_or(DEFAULT_GRAPH_MEMORY_BUDGET),
+            strict: self.request.strict,
+        }
+    }
+
+    /// What is recorded for steps within some limits.
+    ///
+    /// # Errors
+    /// [`LoadError`] about a size that no step has, with the nearest.
+    pub fn graph_options_for(&self, limits: &StepLimits) -> Result<GraphOptions, LoadError> {
+        let mut options = self.graph_options();
+        let dense = (self.request.performance_mode == Some(PerformanceMode::Interactivity)).then_some(1..=32);
+        if options.decode_sizes.is_none() && (dense.is_some() || self.config.max_cudagraph_capture_size.is_some()) {
+            let defaults = default_decode_sizes(limits);
+            // Beyond what steps can have, so that it is refused as any size is.
+            let largest = defaults.last().copied().unwrap_or(1);
+            let most = self.config.max_cudagraph_capture_size.unwrap_or(largest);
+            let dense = dense.into_iter().flatten().filter(|size| *size < largest);
+            let mut sizes: Vec<u32> =
+                defaults.into_iter().chain(dense).filter(|size| *size < most).chain([most]).collect();
+            sizes.sort_unstable();
+            sizes.dedup();
+            options.decode_sizes = Some(sizes);
+        }
+        if options.mode != GraphMode::None {
+            options.sizes(limits)?;
+        }
+        Ok(options)
+    }
+
+    /// Refuses a budget in which nothing found room.
+    pub(super) fn check_report(&self, report: &GraphReport) -> Result<(), LoadError> {
+        match (self.request.graph_memory_budget, report.recorded.is_empty(), report.refused.last()) {
+            (Some(bytes), true, Some(smallest)) => {
+                let why = format!(
+                    "{} hold no graph, not even {}: {}; give more, or cudagraph_mode NONE",
+                    human_bytes(bytes),
+                    smallest.cell,
+                    smallest.why
+                );
+                Err(LoadError::Setting { flag: "--graph-memory-budget", why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The settings: what was asked for and, where that is something else, what runs and why.
+    pub(super) fn describe(
+        &self,
+        settings: &mut Settings,
+        device: &Device,
+        limits: &StepLimits,
+        graphs: &GraphOptions,
+    ) {
+        let request = &self.request;
+        if request.enforce_eager {
+            settings.push("enforce_eager", true, Origin::Given);
+        }
+        settings.push("mode", self.compile.mode, self.compile.origin.clone());
+        let switched: Vec<String> =
+            self.config.passes.iter().map(|(pass, on)| format!("{pass}={}", if *on { "on" } else { "off" })).collect();
+        if !switched.is_empty() {
+            settings.push("pass_config", switched.join(" "), Origin::Given);
+        }
+        let one = matches!(device, Device::Cpu(_)).then_some("a CPU compiles one program for steps of any size");
+        for (key, sizes) in [
+            ("compile_ranges_endpoints", &self.config.compile_ranges_endpoints),
+            ("compile_sizes", &self.config.compile_sizes),
+        ] {
+            if let Some(sizes) = sizes {
+                settings.push(key, shown(list(&sizes.sizes, Some(sizes)), "none", one), Origin::Given);
+            }
+        }
+        let mode = shown(self.graphs.mode, GraphMode::None, self.graph_refusal(device));
+        settings.push("cudagraph_mode", mode, self.graphs.origin.clone());
+        if let Some(mode) = request.performance_mode {
+            settings.push("performance_mode", format!("{mode:?}").to_lowercase(), Origin::Given);
+        }
+        if request.strict {
+            settings.push("strict", true, Origin::Given);
+        }
+        if graphs.mode == GraphMode::None || device.why_no_graphs().is_some() {
+            return;
+        }
+        let from = |given: bool, flag: &str| match given {
+            true => Origin::Given,
+            false => Origin::Derived(flag.to_owned()),
+        };
+        let decode = graphs.decode_sizes.clone().unwrap_or_else(|| default_decode_sizes(limits));
+        let given = self.config.cudagraph_capture_sizes.is_some() || self.config.max_cudagraph_capture_size.is_some();
+        let text = list(&decode, self.config.cudagraph_capture_sizes.as_ref());
+        settings.push("cudagraph_capture_sizes", text, from(given, "max-num-seqs"));
+        if graphs.mode != GraphMode::FullDecodeOnly {
+            let prefill = graphs.prefill_sizes.clone().unwrap_or_else(|| default_prefill_sizes(limits));
+            let given = self.config.prefill_capture_sizes.is_some();
+            let text = list(&prefill, self.config.prefill_capture_sizes.as_ref());
+            settings.push("prefill_capture_sizes", text, from(given, "max-num-batched-tokens"));
+        }
+        settings.push_or(
+            "graph_memory_budget",
+            request.graph_memory_budget.map(human_bytes),
+            human_bytes(graphs.budget_bytes),
+        );
+    }
+}
+
+/// What came of the graphs.
+pub(super) fn describe_report(settings: &mut Settings, report: &GraphReport) {
+    if report.mode == GraphMode::None {
+        return;
+    }
+    let mut text = format!(
+        "{} of {} cells recorded, {}, {:.1} s",
+        report.recorded.len(),
+        report.recorded.len() + report.refused.len(),
+        human_bytes(report.bytes),
+        report.seconds
+    );
+    if let Some(refused) = report.refused.first() {
+        text += &format!("; not {}: {}", refused.cell, refused.why);
+    }
+    settings.push("graphs", text, Origin::Derived("cudagraph-mode".to_owned()));
+}
+
+/// A mode, and what runs instead if it can't be had.
+fn shown(asked: impl Display, instead: impl Display, refusal: Option<&str>) -> String {
+    match refusal {
+        Some(why) => format!("{asked} -> {instead}: {why}"),
+        None => asked.to_string(),
+    }
+}
+
+/// Sizes, and how they differ from what was given.
+fn list(sizes: &[u32], given: Option<&Sizes>) -> String {
+    let note = given.and_then(|given| given.note.as_ref()).map_or(String::new(), |note| format!(" ({note})"));
+    format!("{}{note}", ranges(sizes))
+}
+
+/// Numbers in few words: runs of equal steps as `8-256 by 8`.
+fn ranges(sizes: &[u32]) -> String {
+    let mut words = Vec::new();
+    let mut rest = sizes;
+    while let [first, tail @ ..] = rest {
+        let step = tail.first().map_or(0, |next| next - first);
+        let run = 1 + tail.iter().zip(1..).take_while(|(size, place)| **size == first + place * step).count();
+        if run > 3 {
+            words.push(format!("{first}-{} by {step}", rest[run - 1]));
+            rest = &rest[run..];
+        } else {
+            words.push(first.to_string());
+            rest = tail;
+        }
+    }
+    words.join(" ")
+}

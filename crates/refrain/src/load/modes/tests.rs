@@ -1,0 +1,143 @@
+use super::*;
+use refrain_cpu::{CpuOptions, Precision};
+use refrain_device::{Cell, Part, RecordedCell, RefusedCell, Replay};
+use refrain_sim::{SimOptions, SimRuntime};
+
+use crate::load::GpuSettings;
+
+const LIMITS: StepLimits = StepLimits { max_tokens: 256, max_segments: 40, max_logit_rows: 72, max_model_len: 512 };
+
+fn config(texts: &[&str]) -> ModeRequest {
+    let configs = texts.iter().map(|text| CompilationConfig::parse(text).unwrap()).collect();
+    ModeRequest { configs, ..ModeRequest::default() }
+}
+
+fn cpu() -> Device {
+    Device::Cpu(CpuOptions { threads: 1, precision: Precision::F32, isa: None, passes: None })
+}
+
+fn sim() -> Device {
+    Device::Gpu(SimRuntime::new(SimOptions::default()), GpuSettings::default())
+}
+
+fn table(request: &ModeRequest, device: &Device) -> String {
+    let modes = request.resolve().unwrap();
+    let graphs = modes.graph_options_for(&LIMITS).unwrap();
+    let mut settings = Settings::default();
+    modes.describe(&mut settings, device, &LIMITS, &graphs);
+    settings.to_string()
+}
+
+#[test]
+fn levels_are_where_keys_begin() {
+    let modes = |level: Option<u8>, texts: &[&str]| {
+        let request = ModeRequest { optimization_level: level, ..config(texts) };
+        let modes = request.resolve().unwrap();
+        (modes.compile.mode, modes.graphs.mode)
+    };
+    use CompilationMode::{None, VllmCompile};
+    assert_eq!(modes(Option::None, &[]), (VllmCompile, GraphMode::FullAndPiecewise));
+    assert_eq!(modes(Some(0), &[]), (None, GraphMode::None));
+    assert_eq!(modes(Some(1), &[]), (VllmCompile, GraphMode::Piecewise));
+    assert_eq!(modes(Some(2), &[]), (VllmCompile, GraphMode::FullAndPiecewise));
+    assert_eq!(modes(Some(3), &[".mode=NONE"]), (None, GraphMode::FullAndPiecewise));
+    assert_eq!(modes(Some(0), &[".cudagraph_mode=FULL"]), (None, GraphMode::Full));
+}
+
+#[test]
+fn contradictions_are_named() {
+    let eager = |request: ModeRequest| ModeRequest { enforce_eager: true, ..request };
+    let requests = [
+        eager(config(&[".cudagraph_mode=FULL"])),
+        eager(config(&[".mode=compile"])),
+        eager(ModeRequest { optimization_level: Some(2), ..ModeRequest::default() }),
+        eager(ModeRequest { graph_memory_budget: Some(1 << 20), ..ModeRequest::default() }),
+        eager(config(&[".cudagraph_capture_sizes=[1]"])),
+        config(&[".cudagraph_mode=NONE", ".max_cudagraph_capture_size=8"]),
+        config(&[".cudagraph_mode=FULL_DECODE_ONLY", ".prefill_capture_sizes=64"]),
+        config(&[".mode=NONE", ".pass_config.fuse_silu_mul=true"]),
+        config(&[".cudagraph_capture_sizes=1,2,40", ".max_cudagraph_capture_size=42"]),
+        config(&[".mode=3", ".mode=0"]),
+        config(&[".mode=eager", ".compile_sizes=[1]"]),
+    ];
+    let messages: Vec<String> = requests.iter().map(|request| request.resolve().unwrap_err()).collect();
+    insta::assert_snapshot!(messages.join("\n"));
+    eager(config(&[".cudagraph_mode=NONE", ".mode=0", ".pass_config.fuse_silu_mul=false"])).resolve().unwrap();
+}
+
+#[test]
+fn the_table_says_what_was_asked_for_and_what_runs() {
+    let some = config(&[".mode=3", ".cudagraph_capture_sizes=[4,1,1]", ".pass_config.fuse_silu_mul=false"]);
+    let requests = [
+        (ModeRequest::default(), cpu()),
+        (config(&[".cudagraph_mode=FULL", ".compile_ranges_endpoints=[64,16]"]), cpu()),
+        (ModeRequest { enforce_eager: true, ..ModeRequest::default() }, sim()),
+        (ModeRequest::default(), sim()),
+        (ModeRequest { strict: true, graph_memory_budget: Some(1 << 20), ..some }, sim()),
+    ];
+    let tables: Vec<String> = requests.iter().map(|(request, device)| table(request, device)).collect();
+    insta::assert_snapshot!(tables.join("\n"));
+}
+
+#[test]
+fn what_is_to_be_strict_fails_on_a_device_without_it() {
+    let strict = |request: ModeRequest| ModeRequest { strict: true, ..request }.resolve().unwrap();
+    let error = strict(config(&[".cudagraph_mode=FULL"])).check_device(&cpu()).unwrap_err().to_string();
+    assert!(error.starts_with("--strict: cudagraph_mode FULL can't be had: not applicable"), "{error}");
+    // Defaults are no demands.
+    strict(ModeRequest::default()).check_device(&cpu()).unwrap();
+}
+
+#[test]
+fn ranges_are_those_that_were_given_and_the_one_of_few_rows() {
+    let endpoints =
+        |texts: &[&str]| config(texts).resolve().unwrap().compile_options().map(|options| options.endpoints);
+    assert_eq!(endpoints(&[]), Some(vec![8]));
+    assert_eq!(endpoints(&[".compile_ranges_endpoints=[256,64]"]), Some(vec![8, 64, 256]));
+    assert_eq!(endpoints(&[".compile_sizes=[1,100]"]), Some(vec![1, 8, 99, 100]));
+    assert_eq!(endpoints(&[".mode=eager"]), None);
+    let check =
+        |text: &str| config(&[text]).resolve().unwrap().check_ranges(&LIMITS).map_err(|error| error.to_string());
+    check(".compile_ranges_endpoints=[256]").unwrap();
+    for text in [".compile_ranges_endpoints=[8,16384]", ".compile_sizes=16384"] {
+        let error = check(text).unwrap_err();
+        assert!(error.contains("no step has 16384 tokens; at most 256 (--max-num-batched-tokens)"), "{error}");
+    }
+}
+
+#[test]
+fn the_largest_size_is_recorded_as_it_was_given() {
+    let sizes = |request: &ModeRequest| {
+        let options = request.resolve().unwrap().graph_options_for(&LIMITS);
+        options.map(|options| options.decode_sizes.unwrap()).map_err(|error| error.to_string())
+    };
+    let most = |most| config(&[&format!(".max_cudagraph_capture_size={most}")]);
+    assert_eq!(sizes(&most(5)).unwrap(), [1, 2, 4, 5]);
+    assert_eq!(sizes(&most(40)).unwrap(), [1, 2, 4, 8, 16, 24, 32, 40]);
+    let error = sizes(&most(42)).unwrap_err();
+    assert!(error.contains("42 is out of range") && error.contains("nearest is 40"), "{error}");
+    let dense = ModeRequest { performance_mode: Some(PerformanceMode::Interactivity), ..most(34) };
+    assert_eq!(sizes(&dense).unwrap(), (1..=32).chain([34]).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_budget_in_which_nothing_fits_is_an_error() {
+    let cell = Cell { compiled: false, replay: Replay::Full, part: Part::Decode, rows: 1 };
+    let refused = vec![RefusedCell { cell, why: "it needs 2 MiB".to_owned() }];
+    let report = GraphReport { mode: GraphMode::Full, refused, ..GraphReport::default() };
+    let modes = ModeRequest { graph_memory_budget: Some(1024), ..ModeRequest::default() }.resolve().unwrap();
+    let error = modes.check_report(&report).unwrap_err().to_string();
+    assert!(error.starts_with("--graph-memory-budget: 1.00 KiB") && error.contains("it needs 2 MiB"), "{error}");
+    // Nobody has asked for that budget, or something did fit.
+    ModeRequest::default().resolve().unwrap().check_report(&report).unwrap();
+    let recorded = vec![RecordedCell { cell, graphs: 1, nodes: 9, bytes: 0, seconds: 0.1 }];
+    modes.check_report(&GraphReport { recorded, ..report }).unwrap();
+}
+
+#[test]
+fn sizes_are_told_in_few_words() {
+    assert_eq!(ranges(&[1, 2, 4, 8, 16, 24, 32, 40, 41]), "1 2 4 8-40 by 8 41");
+    assert_eq!(ranges(&[1, 2, 3, 4]), "1-4 by 1");
+    assert_eq!(ranges(&[7]), "7");
+    assert_eq!(ranges(&[]), "");
+}
