@@ -8,6 +8,7 @@ Parts, in this order:
   ragged     every kernel against double precision, small and odd operands
   model      every kernel at the shapes of a 4B model, with its share of the roofline
   goldens    the golden gates in F32 and BF16, every way of cutting and batching
+  modes      some of them compiled, replayed from graphs, and both; greedy answers as op by op
   sanitizer  compute-sanitizer (memcheck, racecheck, initcheck) on a small golden
   layers     the first layers of the 4B shape against Hugging Face transformers in F32, and stable in batches
   load       8.4 GB of weights from the page cache
@@ -26,7 +27,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PARTS = ["device", "ragged", "model", "goldens", "sanitizer", "layers", "load", "latency"]
+PARTS = ["device", "ragged", "model", "goldens", "modes", "sanitizer", "layers", "load", "latency"]
 LENGTHS = [1024, 4096, 8192, 16384, 24576, 32000]
 
 
@@ -99,6 +100,11 @@ class Proof:
     def goldens(self):
         output = self.run("goldens", [self.proof, self.args.device, "goldens"], 400)
         print("\n".join(line for line in output.splitlines() if line.startswith(("ok   ", "WRONG"))))
+
+    def modes(self):
+        names = ["micro-0-f32", "micro-0-bf16", "odd-1-f32"]
+        output = self.run("modes", [self.proof, self.args.device, "modes", *names], 500)
+        print("\n".join(line for line in output.splitlines() if line.startswith(("ok   ", "WRONG", "==", "graphs"))))
 
     def sanitizer(self):
         sanitizer = shutil.which("compute-sanitizer")

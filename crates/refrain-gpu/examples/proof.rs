@@ -1,14 +1,15 @@
 //! Proofs on a real GPU, for `tools/gpu_proof.py`. Arguments: the device (`cuda:0`, `hip:0`, `sim`), then one of
 //!
 //! - `goldens [NAME...]`: the golden gates in F32 and BF16, all of them or some;
+//! - `modes [NAME...]`: the same gates compiled, replayed, and both; and greedy answers, the same in F32 as op by op;
 //! - `small NAME`: one step of a prompt and a few of decoding, for a sanitizer, under which everything is slow;
 //! - `batches FOLDER`: greedy answers of a checkpoint alone and beside others;
 //! - `logprobs FOLDER OUT`: the 20 best tokens after each position of some prompts, as JSON, for a comparison with
 //!   another implementation.
 
 use refrain_cuda::{CudaOptions, CudaRuntime};
-use refrain_device::{DeviceError, Runtime};
-use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
+use refrain_device::{Backend, Cell, DeviceError, GraphMode, Runtime};
+use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
 use refrain_hip::{HipOptions, HipRuntime};
 use refrain_program::{BuildOptions, Dtype};
 use refrain_sim::{SimOptions, SimRuntime};
@@ -25,10 +26,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         [device, "goldens", ref names @ ..] => goldens(device, names),
+        [device, "modes", ref names @ ..] => modes(device, names),
         [device, "small", name] => small(device, name),
         [device, "batches", folder] => batches(device, Path::new(folder)),
         [device, "logprobs", folder, out] => logprobs(device, Path::new(folder), Path::new(out)),
-        _ => Err("usage: proof DEVICE goldens [NAME...] | small NAME | batches FOLDER | logprobs FOLDER OUT".into()),
+        _ => Err("usage: proof DEVICE goldens [NAME...] | modes [NAME...] | small NAME | batches FOLDER | logprobs FOLDER OUT".into()),
     }
 }
 
@@ -42,23 +44,30 @@ fn open(device: &str) -> Result<Arc<dyn Runtime>, DeviceError> {
 }
 
 fn runner(runtime: &Arc<dyn Runtime>, folder: &Path, types: impl FnOnce(Dtype) -> BuildOptions) -> Runner {
-    runner_with(runtime, folder, types, true)
+    runner_with(runtime, folder, types, GpuOptions::default())
 }
 
-/// `library`: whether the vendor's products may be used.
 fn runner_with(
     runtime: &Arc<dyn Runtime>,
     folder: &Path,
     types: impl FnOnce(Dtype) -> BuildOptions,
-    library: bool,
+    options: GpuOptions,
 ) -> Runner {
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(folder, 2048, types);
     let kernels = KernelOptions { cache_dir: Some("target/proof-kernels".into()), ..KernelOptions::default() };
-    let options = GpuOptions { kernels, library, ..GpuOptions::default() };
+    let replayed = options.graphs.mode != GraphMode::None;
+    let cell = Cell { compiled: options.compile.is_some(), ..Cell::EAGER };
+    let options = GpuOptions { kernels, ..options };
     let backend = GpuBackend::load(runtime.clone(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
     let backend = backend.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     println!("kernels: {}", backend.report());
-    Runner::new(Box::new(backend), program.vocab_size)
+    let graphs = backend.graphs().expect("a GPU has graphs").clone();
+    graphs.complete().unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    if replayed {
+        println!("graphs: {} of {} nodes, {} KiB", graphs.recorded.len(), graphs.nodes(), graphs.bytes >> 10);
+    }
+    let runner = Runner::new(Box::new(backend), program.vocab_size);
+    if replayed { runner.in_graphs() } else { runner.in_cell(cell) }
 }
 
 fn in_f32(stored: Dtype) -> BuildOptions {
@@ -70,7 +79,48 @@ fn in_bf16(_: Dtype) -> BuildOptions {
 }
 
 fn goldens(device: &str, names: &[&str]) -> Result<(), Box<dyn Error>> {
+    gates(&open(device)?, names, &GpuOptions::default())
+}
+
+/// The ways to run steps beside op by op.
+fn other_modes() -> [(&'static str, GpuOptions); 3] {
+    // Few sizes, so that most steps are padded.
+    let graphs = GraphOptions {
+        mode: GraphMode::FullAndPiecewise,
+        decode_sizes: Some(vec![1, MAX_SEQUENCES as u32]),
+        prefill_sizes: Some(vec![64, 512, 2048]),
+        ..GraphOptions::default()
+    };
+    let compile = Some(CompileOptions::default());
+    [
+        ("compiled", GpuOptions { compile: compile.clone(), ..GpuOptions::default() }),
+        ("graph", GpuOptions { graphs: graphs.clone(), ..GpuOptions::default() }),
+        ("compiled+graph", GpuOptions { compile, graphs, ..GpuOptions::default() }),
+    ]
+}
+
+fn modes(device: &str, names: &[&str]) -> Result<(), Box<dyn Error>> {
     let runtime = open(device)?;
+    let mut failed = Vec::new();
+    for (mode, options) in other_modes() {
+        println!("== {mode}");
+        if let Err(error) = gates(&runtime, names, &options) {
+            failed.push(format!("{mode}: {error}"));
+        }
+        for name in Golden::names().iter().filter(|name| names.is_empty() || names.contains(&name.as_str())) {
+            let Some(folder) = checkpoint(&Golden::load(name)) else { continue };
+            let all: Vec<usize> = (0..MAX_SEQUENCES).collect();
+            let eager = greedy(&mut runner(&runtime, &folder, in_f32), &all, 24);
+            if eager != greedy(&mut runner_with(&runtime, &folder, in_f32, options.clone()), &all, 24) {
+                failed.push(format!("{mode}: other greedy answers in F32 than op by op for {name}"));
+            }
+        }
+    }
+    failed.iter().for_each(|failed| println!("WRONG {failed}"));
+    if failed.is_empty() { Ok(()) } else { Err(format!("{} failed", failed.len()).into()) }
+}
+
+fn gates(runtime: &Arc<dyn Runtime>, names: &[&str], options: &GpuOptions) -> Result<(), Box<dyn Error>> {
     let mut failed = 0;
     for name in Golden::names() {
         if !names.is_empty() && !names.contains(&name.as_str()) {
@@ -79,7 +129,14 @@ fn goldens(device: &str, names: &[&str]) -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let mut check = |what: &str, golden: &Golden, types: fn(Dtype) -> BuildOptions, gate: Gate| {
             let Some(folder) = checkpoint(golden) else { return };
-            let all = || check_all_ways(golden, &mut runner(&runtime, &folder, types), gate, Invariance::Gate);
+            let all = || {
+                check_all_ways(
+                    golden,
+                    &mut runner_with(runtime, &folder, types, options.clone()),
+                    gate,
+                    Invariance::Gate,
+                )
+            };
             let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).is_ok();
             println!("{} {name} in {what}", if passed { "ok   " } else { "WRONG" });
             failed += usize::from(!passed);
@@ -101,7 +158,8 @@ fn small(device: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let folder = checkpoint(&golden).ok_or("no checkpoint")?;
     for types in [in_bf16, in_f32] {
         // Stores of the vendor's library by the bulk copy engine are invisible to initcheck.
-        let answers = greedy(&mut runner_with(&runtime, &folder, types, false), &[0, 1, 2], 4);
+        let options = GpuOptions { library: false, ..GpuOptions::default() };
+        let answers = greedy(&mut runner_with(&runtime, &folder, types, options), &[0, 1, 2], 4);
         println!("{answers:?}");
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Drives a backend directly, step by step, as the engine's scheduler would.
 
-use refrain_device::{BLOCK_TOKENS, Backend, Cell, PoolSizes, Segment, Step, StepLimits};
+use refrain_device::{BLOCK_TOKENS, Backend, Cell, PoolSizes, Replay, Segment, Step, StepLimits, StepShape};
 use refrain_model::{Checkpoint, ModelConfig};
 use refrain_program::{BuildOptions, Dtype, Program};
 use std::path::Path;
@@ -58,18 +58,34 @@ pub struct Part<'a> {
 pub struct Runner {
     backend: Box<dyn Backend>,
     vocab_size: usize,
-    cell: Cell,
+    choose: Box<Choose>,
+}
+
+/// How a step is run, of the cells that a backend has.
+type Choose = dyn Fn(&[Cell], &StepShape) -> Cell;
+
+/// The smallest graph that a step can be replayed from; without one, the compiled program where there is one.
+pub fn smallest_graph(cells: &[Cell], step: &StepShape) -> Cell {
+    let graphs = cells.iter().filter(|cell| cell.replay != Replay::None && cell.suits(step));
+    let smallest = graphs.min_by_key(|cell| (cell.rows, std::cmp::Reverse(cell.replay)));
+    let launched = || cells.iter().rfind(|cell| cell.replay == Replay::None).expect("there is always eager");
+    *smallest.unwrap_or_else(launched)
 }
 
 impl Runner {
     /// Drives a backend that was loaded with the limits and pools of [`Prepared`].
     pub fn new(backend: Box<dyn Backend>, vocab_size: usize) -> Runner {
-        Runner { backend, vocab_size, cell: Cell::EAGER }
+        Runner { backend, vocab_size, choose: Box::new(|_, _| Cell::EAGER) }
     }
 
     /// The same, but steps are run in this way.
     pub fn in_cell(self, cell: Cell) -> Runner {
-        Runner { cell, ..self }
+        Runner { choose: Box::new(move |_, _| cell), ..self }
+    }
+
+    /// The same, but steps are replayed wherever there is a graph for them.
+    pub fn in_graphs(self) -> Runner {
+        Runner { choose: Box::new(smallest_graph), ..self }
     }
 
     /// Runs one step of several sequences. Gives the logits of each wanted position: (index of the part, position,
@@ -99,7 +115,8 @@ impl Runner {
                 wanted.push((index, position));
             }
         }
-        self.backend.begin(&step, self.cell).unwrap();
+        let cell = (self.choose)(self.backend.cells(), &step.shape());
+        self.backend.begin(&step, cell).unwrap();
         let logits = self.backend.finish().unwrap().into_logits();
         assert_eq!(logits.len(), wanted.len() * self.vocab_size);
         for (&(index, position), logits) in wanted.iter().zip(logits.chunks_exact(self.vocab_size)) {

@@ -15,7 +15,7 @@ mod ways;
 pub use checkpoint::{checkpoint, random_checkpoint};
 pub use debian::{clang19, debian_libraries, debian_packages, llvm19};
 pub use difference::Difference;
-pub use drive::{MAX_SEQUENCES, Part, Prepared, Runner, bits};
+pub use drive::{MAX_SEQUENCES, Part, Prepared, Runner, bits, smallest_graph};
 pub use evals::{Eval, tinytales_evals};
 pub use golden::{Golden, GoldenPrompt, TOP};
 pub use nvrtc::nvrtc_dir;

@@ -4,7 +4,7 @@ use refrain_device::{BLOCK_TOKENS, Backend, Cell, DeviceError, GraphMode, RowSam
 use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
 use refrain_program::{BuildOptions, Dtype};
 use refrain_sim::{SimOptions, SimRuntime};
-use refrain_testkit::{Golden, Prepared, checkpoint, skip, target_dir};
+use refrain_testkit::{Golden, Prepared, checkpoint, skip, smallest_graph, target_dir};
 use std::sync::Arc;
 
 /// Sequences that take part, and tokens that each of them can have.
@@ -102,11 +102,7 @@ impl Pair {
             step.logit_rows.extend(wanted.then_some((row + len - 1) as u32));
             *done += len;
         }
-        let shape = step.shape();
-        let suitable = self.graphs.cells().iter().filter(|cell| cell.rows > 0 && cell.suits(&shape));
-        let without = || *self.graphs.cells().iter().rfind(|cell| cell.rows == 0).expect("there is always eager");
-        let smallest = suitable.min_by_key(|cell| (cell.rows, std::cmp::Reverse(cell.replay)));
-        let cell = smallest.copied().unwrap_or_else(without);
+        let cell = smallest_graph(self.graphs.cells(), &step.shape());
 
         let expected: Vec<Vec<f32>> =
             self.eager.execute(&step).unwrap().into_logits().chunks(self.vocab_size).map(<[f32]>::to_vec).collect();
