@@ -2,7 +2,7 @@
 //   add           out = a + b
 //   sigmoid_gate  out = a * sigmoid(b)
 //   silu_mul      out = silu(a) * b
-//   embed         out[t] = table[tokens[t]]
+//   embed         out[t] = table[tokens[t]], where tokens that are carried are those that the step before has chosen
 //   gather_rows   out[s] = a[index[s]]
 //
 // Activations are [rows, width] X_T with row strides in elements, but `b` and `out` of the first three are B_T and OUT_T;
@@ -14,7 +14,7 @@
 // time of its bytes: each input once, each output once.
 //
 // Defines: X_T, B_T and OUT_T (the first three), W_T (embed), VECTOR, THREADS = 4 * 64.
-#include "kx.h"
+#include "step.h"
 
 #define TILE_ROWS 8
 #define TILE_LANES 64
@@ -96,10 +96,11 @@ KX_KERNEL(sigmoid_gate, PairArgs, THREADS) { pairwise<SigmoidGate>(args); }
 KX_KERNEL(silu_mul, PairArgs, THREADS) { pairwise<SiluMul>(args); }
 #else
 template <class From> struct PickArgs {
-    const u32* rows;  // one number: how many rows there are
-    const u32* index; // [rows]: which row of `from` each of them is
-    const From* from; // [any, width]
-    X_T* out;         // [rows, width]
+    const u32* rows;            // one number: how many rows there are
+    const u32* index;           // [rows]: which row of `from` each of them is, by kx_token
+    const SampleChosen* chosen; // what carried tokens name
+    const From* from;           // [any, width]
+    X_T* out;                   // [rows, width]
     u32 from_stride, out_stride, width, padding;
 };
 
@@ -113,7 +114,9 @@ template <class From> KX_DEV void pick(const PickArgs<From>& args) {
     KX_UNROLL
     for (u32 i = 0; i < ROWS_EACH; i++) {
         const u32 row = at.row + i * ROW_LANES;
-        if (row < rows) load(values[i], args.from + (u64)args.index[row] * args.from_stride + at.column);
+        if (row >= rows) continue;
+        const u64 picked = kx_token(args.index[row], args.chosen);
+        load(values[i], args.from + picked * args.from_stride + at.column);
     }
     KX_UNROLL
     for (u32 i = 0; i < ROWS_EACH; i++) {

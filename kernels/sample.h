@@ -41,13 +41,7 @@ struct SampleRow {
     u32 reserved[2];
 };
 
-// What is chosen, as the host reads it.
-struct SampleChosen {
-    u32 token;
-    u32 status;
-    f32 logprob;
-    u32 rank; // counted up from 0: one less
-};
+// One of the best tokens of a row, as the host reads it.
 struct SampleTop {
     u32 token;
     f32 logprob;

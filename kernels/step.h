@@ -80,10 +80,24 @@ struct KX_ALIGN(16) Adjustment {
 #define KX_TOKEN_OCCURRED 2
 #define KX_TOKEN_GENERATED 4
 
+// What is chosen for a logit row, as the host reads it.
+struct SampleChosen {
+    u32 token; // 0 where none can be chosen
+    u32 status;
+    f32 logprob;
+    u32 rank; // counted up from 0: one less
+};
+
+// A token that has this bit is still to be put in: the rest is the logit row of the step before in which it was chosen.
+#define KX_CARRIED 0x80000000u
+KX_DEV u32 kx_token(u32 token, const SampleChosen* chosen) {
+    return token & KX_CARRIED ? chosen[token & ~KX_CARRIED].token : token;
+}
+
 // Pointers that the arguments of most kernels begin with.
 struct Step {
     const StepHeader* header;
-    const u32* tokens;       // [T] ids
+    const u32* tokens;       // [T] ids, or KX_CARRIED: only for kx_token
     const u32* row_segment;  // [T] which segment a row belongs to
     const u32* row_position; // [T] its position in its sequence
     const Segment* segments; // [R]

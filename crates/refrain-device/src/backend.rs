@@ -23,24 +23,33 @@ pub trait Backend: Send {
         None
     }
 
+    /// How many steps may have begun before the oldest of them is finished. Steps run one after another in the order in
+    /// which they have begun, so what one of them uses last (a block, a slot) is free for all that begin later. Nothing
+    /// begins behind a step that [wants logits](Step::wants_logits).
+    fn depth(&self) -> usize {
+        1
+    }
+
     /// Begins the whole program over one step, in the way of one of [`Backend::cells`] that suits it. Where
     /// [`Step::sampling`] is empty the step will give the logits of [`Step::logit_rows`], otherwise what was chosen from
     /// them.
     ///
     /// # Errors
-    /// [`DeviceError`]; nothing has begun, the states of the step's sequences are undefined and must be recomputed.
+    /// [`DeviceError`]; nothing has begun, the states of the step's sequences are undefined and must be recomputed. Steps
+    /// that have begun before are as they were. The same goes for a panic.
     fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError>;
 
     /// Waits for the oldest step that has begun and gives its result, which is valid until the next call of `finish`.
     ///
     /// # Errors
-    /// [`DeviceError`]; the states of the step's sequences are then undefined and must be recomputed.
+    /// [`DeviceError`]; the step has ended, and the states of its sequences are undefined and must be recomputed. The same
+    /// goes for a panic.
     ///
     /// # Panics
     /// When no step has begun.
     fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError>;
 
-    /// Begins a step, op by op, and waits for it.
+    /// Begins a step, op by op, and waits for it; none has begun before.
     ///
     /// # Errors
     /// Those of both.

@@ -26,4 +26,4 @@ pub use runtime::{
     KernelResources, KernelSource, Launch, MemInfo, ModuleId, Runtime, RuntimeInfo, StreamId,
 };
 pub use sampling::{Adjustment, Chosen, NoToken, RankedToken, RowSampling, SamplingLimits};
-pub use step::{BLOCK_TOKENS, SCAN_CHUNK, Segment, Step};
+pub use step::{BLOCK_TOKENS, Carried, SCAN_CHUNK, Segment, Step};

@@ -16,6 +16,9 @@ pub const SCAN_CHUNK: usize = 64;
 pub struct Step {
     /// Token ids, `[T]`: the rows of all segments one after another.
     pub tokens: Vec<u32>,
+    /// The rows whose tokens aren't known yet, ascending; what `tokens` says of them counts for nothing. Only for backends
+    /// that choose.
+    pub carried: Vec<Carried>,
     /// One entry for each sequence in the step, `[R]`, in the order of their rows.
     pub segments: Vec<Segment>,
     /// KV block ids of all sequences; [`Segment::blocks`] says which part is whose.
@@ -27,6 +30,16 @@ pub struct Step {
     pub sampling: Vec<RowSampling>,
     /// Changes of logits before the choice; [`RowSampling::adjustments`] says which part is whose.
     pub adjustments: Vec<Adjustment>,
+}
+
+/// A token that the device takes from what it has chosen itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// A row of this step.
+    pub row: u32,
+    /// The logit row of the step that has begun before this one, in which its token is chosen. Where none can be, the
+    /// row's token is 0.
+    pub logit_row: u32,
 }
 
 /// One sequence's part of a step: `len` consecutive tokens of it.
@@ -59,6 +72,11 @@ impl Segment {
 }
 
 impl Step {
+    /// Whether it gives logits: it has logit rows, and nothing says what to choose from them.
+    pub fn wants_logits(&self) -> bool {
+        self.sampling.is_empty() && !self.logit_rows.is_empty()
+    }
+
     /// Checks the step against what the backend was planned for.
     ///
     /// # Errors
@@ -77,6 +95,15 @@ impl Step {
         }
         if let Some(id) = self.tokens.iter().find(|&&id| id as usize >= vocab_size) {
             return fail(format!("token id {id} outside the vocabulary of {vocab_size}"));
+        }
+        let ascending = self.carried.windows(2).all(|pair| pair[0].row < pair[1].row);
+        if !ascending || self.carried.last().is_some_and(|last| last.row as usize >= self.tokens.len()) {
+            return fail("carried rows are not ascending rows of the step".to_owned());
+        }
+        if let Some(Carried { row, logit_row }) =
+            self.carried.iter().find(|carried| carried.logit_row as usize >= limits.max_logit_rows)
+        {
+            return fail(format!("row {row} is carried from logit row {logit_row} of {}", limits.max_logit_rows));
         }
         let mut row = 0;
         let mut slots = std::collections::HashSet::new();
@@ -120,6 +147,7 @@ mod tests {
     fn fixture() -> (Step, StepLimits, PoolSizes) {
         let step = Step {
             tokens: vec![1, 2, 3],
+            carried: vec![Carried { row: 1, logit_row: 1 }, Carried { row: 2, logit_row: 0 }],
             segments: vec![
                 Segment { row: 0, len: 2, position: 16, scan: 2, slot: 0, blocks: 0, num_blocks: 2 },
                 Segment { row: 2, len: 1, position: 3, scan: 0, slot: 1, blocks: 2, num_blocks: 1 },
@@ -145,9 +173,12 @@ mod tests {
     #[test]
     fn each_broken_field_is_named() {
         type Break = fn(&mut Step);
-        let cases: [(&str, Break); 15] = [
+        let cases: [(&str, Break); 18] = [
             ("tokens", |step| step.tokens.clear()),
             ("vocabulary", |step| step.tokens[0] = 10),
+            ("carried rows", |step| step.carried.swap(0, 1)),
+            ("carried rows", |step| step.carried[1].row = 3),
+            ("row 2 is carried from logit row 2 of 2", |step| step.carried[1].logit_row = 2),
             ("rows", |step| step.segments[1].row = 1),
             ("rows", |step| step.segments[0].scan = 3),
             ("slot", |step| step.segments[1].slot = 0),
@@ -168,5 +199,15 @@ mod tests {
             let message = step.validate(&limits, &pools, 10).unwrap_err().to_string();
             assert!(message.contains(word), "{message:?} does not name {word:?}");
         }
+    }
+
+    #[test]
+    fn a_step_gives_logits_where_it_has_rows_for_them_and_chooses_nothing() {
+        let (mut step, ..) = fixture();
+        assert!(!step.wants_logits());
+        step.sampling.clear();
+        assert!(step.wants_logits());
+        step.logit_rows.clear();
+        assert!(!step.wants_logits());
     }
 }

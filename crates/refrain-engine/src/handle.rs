@@ -24,7 +24,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the settings contradict each other.
     pub fn start(backend: Box<dyn Backend>, config: EngineConfig) -> Result<EngineHandle, EngineError> {
-        let policy = Policy::new(PolicyMode::default(), backend.cells(), &config.step_limits(), 1);
+        let policy = Policy::new(PolicyMode::default(), backend.cells(), &config.step_limits(), backend.depth());
         Engine::start_with(backend, config, policy)
     }
 

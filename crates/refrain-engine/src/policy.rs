@@ -137,8 +137,8 @@ impl Policy {
         self.flying.pop_back();
     }
 
-    /// All steps that have begun came to nothing.
-    pub fn fail_all(&mut self) {
-        self.flying.clear();
+    /// The oldest step that has begun came to nothing.
+    pub fn fail_oldest(&mut self) {
+        self.flying.pop_front();
     }
 }

@@ -47,6 +47,12 @@ impl SequenceSampling {
         }
     }
 
+    /// Whether which tokens the answer has makes a difference to the next one, apart from the model. Where it makes none,
+    /// [`SequenceSampling::row`] needs not know the last of them.
+    pub fn reads_output(&self, params: &SamplingParams) -> bool {
+        self.occurrences.are_counted() || params.bad_words.iter().any(|word| word.len() > 1)
+    }
+
     /// Counts a token of the answer.
     pub fn push(&mut self, token: u32) {
         self.occurrences.push(token);
@@ -85,7 +91,7 @@ impl Sampler {
         if sequence.adjusts {
             adjust(logits, params, &sequence.occurrences, output, eos, &mut self.allowed);
         }
-        let uniform = sequence.uniform(params, output);
+        let uniform = sequence.uniform(params, output.len());
         let token = choose(logits, params, uniform, &mut self.scratch).ok_or(RequestFailure::NoTokenAllowed)?;
         let raw = if keep_raw { &self.raw[..] } else { logits };
         let logprobs = params.logprobs.map(|top| logprobs::position_logprobs(raw, token, top, &mut self.scratch.found));

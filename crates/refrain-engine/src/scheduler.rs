@@ -5,5 +5,5 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use plan::{PlannedSegment, StepPlan, plan};
+pub(crate) use plan::{StepPlan, plan};
 pub(crate) use state::{Rank, Sequence, State};

@@ -1,5 +1,6 @@
 //! The backend itself: copies the step over, enqueues the launches of every op or the graphs that were recorded of them,
-//! copies the result back.
+//! copies the result back. All of it lies in one stream, in which steps follow each other, with the copy of the step block
+//! between them: the next one can be enqueued while this one runs.
 
 use crate::Target;
 use crate::graphs::{GraphOptions, Graphs, Recorder};
@@ -11,12 +12,14 @@ use crate::ops::Queue;
 use crate::programs::{CompileOptions, CompiledRange, Lowering, Programs, compile_ranges};
 use crate::step_block::StepCounts;
 use crate::supported::check_program;
+use crate::turn::{Begun, DEPTH, Turn};
 use crate::upload::{copy, upload_weights};
 use refrain_device::{
-    Backend, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, GraphReport, PinnedMemory, PoolSizes,
-    Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
+    Backend, Carried, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, GraphReport, PinnedMemory,
+    PoolSizes, Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
 };
 use refrain_program::{Program, WeightSource};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How the backend is loaded.
@@ -56,23 +59,18 @@ pub struct GpuBackend {
     /// What was compiled and loaded.
     report: PrepareReport,
     stream: Stream,
-    step_block: PinnedMemory,
+    turns: [Turn; DEPTH],
+    /// Which of them the next step has.
+    next_turn: usize,
+    begun: VecDeque<Begun>,
     host_logits: PinnedMemory,
     sample: Sample,
-    host_result: PinnedMemory,
+    /// Logit rows for which the step that began last chooses.
+    choosing: usize,
     chosen: Chosen,
-    begun: Option<Begun>,
     /// Kernels and memory are given back last: fields are dropped in this order.
     _kernels: Kernels,
     memory: DeviceMemory,
-}
-
-/// A step that has begun.
-struct Begun {
-    /// How much of it is copied to the host.
-    bytes: usize,
-    /// Where tokens are chosen, how many log-probabilities each logit row wants.
-    wanted: Option<Vec<Option<u32>>>,
 }
 
 impl GpuBackend {
@@ -150,6 +148,7 @@ impl GpuBackend {
             name: runtime.info().name.clone(),
             compute: format!("{}, {}", runtime.info().arch, ways.join(" or ")),
         };
+        let turn = || Turn::new(&runtime, &layout.step_layout, &sample.space);
         Ok(GpuBackend {
             info,
             vocab_size: program.vocab_size,
@@ -161,12 +160,13 @@ impl GpuBackend {
             cells,
             gemm_workspace,
             report,
-            step_block: PinnedMemory::new(&runtime, layout.step_layout.bytes)?,
+            turns: [turn()?, turn()?],
+            next_turn: 0,
+            begun: VecDeque::with_capacity(DEPTH),
             host_logits: PinnedMemory::new(&runtime, logits_bytes)?,
-            host_result: PinnedMemory::new(&runtime, sample.space.result_bytes())?,
             sample,
+            choosing: 0,
             chosen: Chosen::default(),
-            begun: None,
             layout,
             stream,
             _kernels: kernels,
@@ -210,6 +210,60 @@ impl GpuBackend {
         }
         Ok(())
     }
+
+    /// Refuses a step that can't begin behind those that have begun.
+    fn check_order(&self, step: &Step) -> Result<(), DeviceError> {
+        let fail = |what: String| Err(DeviceError::InvalidStep { what });
+        if self.begun.len() >= DEPTH {
+            return fail(format!("{DEPTH} steps have begun and none is finished"));
+        }
+        if self.begun.back().is_some_and(Begun::gives_logits) {
+            return fail("the step before gives logits and is not finished".to_owned());
+        }
+        match step.carried.iter().find(|carried| carried.logit_row as usize >= self.choosing) {
+            Some(Carried { row, logit_row }) => {
+                let choosing = self.choosing;
+                fail(format!("row {row} is carried from logit row {logit_row}, the step before chooses in {choosing}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Enqueues all of a step.
+    fn enqueue_step(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
+        let turn = &mut self.turns[self.next_turn];
+        // SAFETY: the step that had this turn last is finished, and so are its copies.
+        let block = unsafe { turn.block.slice() };
+        let (mut counts, bytes) = self.layout.step_layout.write(step, block);
+        if !can_choose(step) {
+            counts.without_sampling();
+        }
+        let stream = self.stream.id();
+        let to = self.memory.base().offset(self.layout.step);
+        // SAFETY: both ranges exist; the block is not written before the step has ended.
+        unsafe { self.runtime.copy_to_device(stream, to, turn.block.base(), bytes)? };
+        self.enqueue(cell, &counts)?;
+
+        let turn = &self.turns[self.next_turn];
+        let sampled = counts.sampled > 0;
+        let (to, from, bytes) = if sampled {
+            let (offset, bytes) = self.sample.space.results(step);
+            (turn.result.base(), self.sample.workspace.offset(offset), bytes)
+        } else {
+            let logits = self.programs.of(&cell, counts.tokens).logits;
+            (self.host_logits.base(), logits, step.logit_rows.len() * self.vocab_size * 4)
+        };
+        if bytes > 0 {
+            // SAFETY: the host's buffers hold the logits `[S, vocab]` f32, and the result, of the largest step; whoever
+            // they were lent to is done with them.
+            unsafe { self.runtime.copy_to_host(stream, to, from, bytes)? };
+        }
+        self.runtime.record(turn.ended.id(), stream)?;
+        let wanted = sampled.then(|| step.sampling.iter().map(|row| row.logprobs).collect());
+        self.begun.push_back(Begun { turn: self.next_turn, bytes, wanted });
+        self.choosing = counts.sampled as usize;
+        Ok(())
+    }
 }
 
 impl Backend for GpuBackend {
@@ -229,56 +283,36 @@ impl Backend for GpuBackend {
         Some(&self.graphs.report)
     }
 
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
     fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, self.vocab_size)?;
         self.check(cell, step)?;
-        // SAFETY: the last step's copies have been waited for.
-        let block = unsafe { self.step_block.slice() };
-        let (mut counts, bytes) = self.layout.step_layout.write(step, block);
-        if !can_choose(step) {
-            counts.without_sampling();
-        }
-        let stream = self.stream.id();
-        let to = self.memory.base().offset(self.layout.step);
-        // SAFETY: both ranges exist; the block is not written before the step has ended.
-        unsafe { self.runtime.copy_to_device(stream, to, self.step_block.base(), bytes)? };
-        let enqueued = self.enqueue(cell, &counts);
-        let sampled = counts.sampled > 0;
-        let (to, from, bytes) = if sampled {
-            let (offset, bytes) = self.sample.space.results(step);
-            (self.host_result.base(), self.sample.workspace.offset(offset), bytes)
-        } else {
-            (
-                self.host_logits.base(),
-                self.programs.of(&cell, counts.tokens).logits,
-                step.logit_rows.len() * self.vocab_size * 4,
-            )
-        };
-        let copied = match enqueued {
-            // SAFETY: the host's buffers hold the logits `[S, vocab]` f32, and the result, of the largest step.
-            Ok(()) if bytes > 0 => unsafe { self.runtime.copy_to_host(stream, to, from, bytes) },
-            other => other,
-        };
-        if let Err(error) = copied {
-            // Nothing may run when the next step begins.
+        self.check_order(step)?;
+        // Whatever goes wrong: nothing is carried from a step that has not begun.
+        self.choosing = 0;
+        if let Err(error) = self.enqueue_step(step, cell) {
+            // Nothing of it may run when the next step begins.
             self.stream.synchronize()?;
             return Err(error);
         }
-        let wanted = sampled.then(|| step.sampling.iter().map(|row| row.logprobs).collect());
-        self.begun = Some(Begun { bytes, wanted });
+        self.next_turn = (self.next_turn + 1) % DEPTH;
         Ok(())
     }
 
     fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
-        let Begun { bytes, wanted } = self.begun.take().expect("a step has begun");
-        self.stream.synchronize()?;
+        let Begun { turn, bytes, wanted } = self.begun.pop_front().expect("a step has begun");
+        let turn = &mut self.turns[turn];
+        self.runtime.synchronize_event(turn.ended.id())?;
         if let Some(wanted) = wanted {
             // SAFETY: the copy has ended.
-            let result = unsafe { self.host_result.slice() };
+            let result = unsafe { turn.result.slice() };
             self.sample.space.read(&wanted, self.vocab_size, &result[..bytes], &mut self.chosen);
             return Ok(StepOutput::Chosen(&self.chosen));
         }
-        // SAFETY: the copy has ended, and the buffer is not written before the next step.
+        // SAFETY: the copy has ended, and the buffer is not written before the next step that gives logits.
         let logits = unsafe { std::slice::from_raw_parts_mut(self.host_logits.base().cast(), bytes / 4) };
         Ok(StepOutput::Logits(logits))
     }

@@ -1,5 +1,6 @@
 //! Where everything lies in the one range of device memory, computed before anything is allocated.
 
+use crate::kernels::sample::SampleSpace;
 use crate::lower::{Rope, Workspaces, ropes};
 use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepLayout, Target};
@@ -26,6 +27,8 @@ pub(crate) struct Layout {
     pub gemm_workspace: usize,
     /// Of the scratch of sampling, and of its result.
     pub sample_workspace: usize,
+    /// Of what a step has chosen, in that.
+    pub sample_chosen: usize,
     /// Bytes of each.
     pub workspaces: Workspaces,
     /// Of the step block.
@@ -142,6 +145,7 @@ impl Layout {
             scan_workspace,
             gemm_workspace,
             sample_workspace,
+            sample_chosen: sample_workspace + SampleSpace::new(limits, program.vocab_size).chosen(),
             workspaces,
             step,
             step_layout,

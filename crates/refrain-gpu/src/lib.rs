@@ -18,6 +18,7 @@ mod sources;
 mod step_block;
 mod supported;
 mod target;
+mod turn;
 mod upload;
 
 pub use backend::{GpuBackend, GpuOptions};

@@ -189,7 +189,8 @@ impl Places<'_> {
             Op::Linear { x, weight, out } => return self.linear(x, weight, out),
             Op::Embed { table, out } => {
                 let (dtype, table) = (self.weight_dtype(table), self.weight(table));
-                Embed { table, dtype, out: r(out) }.launches(target, step)
+                let chosen = self.base.offset(self.layout.sample_chosen);
+                Embed { table, dtype, chosen, out: r(out) }.launches(target, step)
             }
             Op::RmsNorm { x, weight, eps, out } => {
                 RmsNorm { count, x: r(x), weight: self.weight(weight), eps, out: r(out) }.launches(target, step)

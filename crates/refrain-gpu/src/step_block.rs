@@ -159,6 +159,9 @@ struct Offsets {
     block_table: usize,
 }
 
+/// `KX_CARRIED` of `step.h`: the token is what a logit row of the step before has chosen.
+pub(crate) const CARRIED: u32 = 1 << 31;
+
 const HEADER_BYTES: usize = 64;
 
 impl StepLayout {
@@ -224,6 +227,9 @@ impl StepLayout {
             ..StepCounts::default()
         };
         writer.put(offsets.tokens, cast_slice(&step.tokens));
+        for carried in &step.carried {
+            writer.item(offsets.tokens, carried.row, &(CARRIED | carried.logit_row));
+        }
         writer.put(offsets.logit_rows, cast_slice(&step.logit_rows));
         writer.put(offsets.block_table, cast_slice(&step.block_table));
         for (index, segment) in step.segments.iter().enumerate() {

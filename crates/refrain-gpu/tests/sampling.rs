@@ -1,10 +1,8 @@
 //! The backend on the simulated GPU chooses what its own logits say.
 
-use refrain_device::{Adjustment, Backend, DeviceError, RowSampling, Segment, Step, StepOutput};
-use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
-use refrain_program::{BuildOptions, Dtype};
-use refrain_sim::{SimOptions, SimRuntime};
-use refrain_testkit::{Golden, Prepared, checkpoint, skip, target_dir};
+mod support;
+
+use refrain_device::{Adjustment, Backend, RowSampling, Segment, Step, StepOutput};
 
 fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
@@ -12,21 +10,10 @@ fn best(logits: &[f32]) -> u32 {
 
 #[test]
 fn a_step_gives_logits_or_tokens_by_turns() {
-    let golden = Golden::load("micro-0-f32");
-    let Some(folder) = checkpoint(&golden) else { return };
-    let runtime = SimRuntime::new(SimOptions { memory_bytes: 1 << 30, ..SimOptions::default() });
-    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 };
-    let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
-    let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
-    let options = GpuOptions { kernels, ..GpuOptions::default() };
-    let mut backend = match GpuBackend::load(runtime, &program, &checkpoint, limits, pools, &options, &|_, _| {}) {
-        Ok(backend) => backend,
-        Err(error @ DeviceError::NoCode { .. }) => return skip("sampling on the simulated GPU", &error.to_string()),
-        Err(error) => panic!("{error}"),
-    };
+    let Some((mut backend, vocab_size, _)) = support::load("sampling on the simulated GPU") else { return };
     assert!(backend.sampling().is_some());
 
-    let tokens: Vec<u32> = (0..20).map(|token| token * 7 % program.vocab_size as u32).collect();
+    let tokens: Vec<u32> = (0..20).map(|token| token * 7 % vocab_size as u32).collect();
     let plain = Step {
         segments: vec![Segment { row: 0, len: 20, position: 0, scan: 20, slot: 0, blocks: 0, num_blocks: 2 }],
         block_table: vec![3, 1],
@@ -35,7 +22,7 @@ fn a_step_gives_logits_or_tokens_by_turns() {
         ..Step::default()
     };
     let logits = backend.execute(&plain).unwrap().into_logits().to_vec();
-    let rows: Vec<&[f32]> = logits.chunks(program.vocab_size).collect();
+    let rows: Vec<&[f32]> = logits.chunks(vocab_size).collect();
     let forbidden = best(rows[2]);
     let mut step = plain.clone();
     step.sampling = vec![

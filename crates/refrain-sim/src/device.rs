@@ -5,6 +5,7 @@ use crate::driver::{
     CAPTURE_INVALIDATED, DEVICE_LOST, ILLEGAL_ADDRESS, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, OUT_OF_MEMORY,
     OUT_OF_RESOURCES,
 };
+use crate::late::Late;
 use crate::memory::Memory;
 use crate::module::Loaded;
 use crate::runtime::SimCounters;
@@ -39,6 +40,7 @@ pub(crate) struct Device {
     pub allocations_left: Option<u64>,
     pub captures_left: Option<u64>,
     pub launches_left: Option<u64>,
+    pub late: Late,
     worker: Worker,
 }
 
@@ -58,6 +60,7 @@ impl Device {
             allocations_left: None,
             captures_left: None,
             launches_left: None,
+            late: Late::default(),
             worker: Worker::new(options.wave, options.order),
             options,
         }

@@ -22,6 +22,7 @@ mod device;
 mod driver;
 mod fault;
 mod fibre;
+mod late;
 mod mapping;
 mod memory;
 mod module;

@@ -26,6 +26,8 @@ pub struct SimOptions {
     /// Time that the launching thread spends for each launch of a kernel, and once for each launch of a graph: the
     /// launcher's cost, which graphs avoid.
     pub launch_latency: Duration,
+    /// Work is done only when somebody waits for it, and its failures are told only then.
+    pub late: bool,
     /// Bytes of device memory.
     pub memory_bytes: usize,
     /// Device memory that a node of a graph takes as long as the graph is there.
@@ -39,12 +41,14 @@ pub struct SimOptions {
 }
 
 impl Default for SimOptions {
-    /// A wave of 32, 1 GiB, 2 KiB for a node, 8 processors, forward order, no launch cost, with checks.
+    /// A wave of 32, 1 GiB, 2 KiB for a node, 8 processors, forward order, no launch cost, nothing late, with
+    /// checks.
     fn default() -> Self {
         Self {
             wave: 32,
             order: Order::Forward,
             launch_latency: Duration::ZERO,
+            late: false,
             memory_bytes: 1 << 30,
             graph_node_bytes: 2048,
             processors: 8,

@@ -107,7 +107,7 @@ impl SimRuntime {
         let mut device = self.alive(call)?;
         match device.streams.record_node(stream, node, || call.to_owned())? {
             // SAFETY: by the contract of what was enqueued.
-            Some(node) => unsafe { device.execute(&node) },
+            Some(node) => unsafe { device.enqueue(node) },
             None => Ok(()),
         }
     }
@@ -131,6 +131,7 @@ impl Runtime for SimRuntime {
         let mut device = self.lock();
         // As with a driver, memory that is given back during a capture breaks it and stays.
         if device.streams.forbid_capture("freeing memory").is_ok() {
+            let _ = device.catch_up(None);
             let known = device.memory.free(memory.0);
             debug_assert!(known, "{memory:?} was not allocated");
         }
@@ -146,6 +147,7 @@ impl Runtime for SimRuntime {
     unsafe fn free_pinned(&self, memory: *mut u8) {
         let mut device = self.lock();
         if device.streams.forbid_capture("freeing pinned memory").is_ok() {
+            let _ = device.catch_up(None);
             let known = device.pinned.free(memory as u64);
             debug_assert!(known, "{memory:?} was not allocated");
         }
@@ -161,7 +163,9 @@ impl Runtime for SimRuntime {
 
     fn synchronize(&self, stream: StreamId) -> Result<(), DeviceError> {
         let call = "waiting for a stream";
-        self.settled(call)?.streams.records(stream, call).map(|_| ())
+        let mut device = self.settled(call)?;
+        device.streams.records(stream, call)?;
+        device.catch_up(None)
     }
 
     fn create_event(&self) -> Result<EventId, DeviceError> {
@@ -173,7 +177,13 @@ impl Runtime for SimRuntime {
     }
 
     fn record(&self, event: EventId, stream: StreamId) -> Result<(), DeviceError> {
-        self.alive("recording an event")?.streams.record_event(event, stream)
+        let call = "recording an event";
+        let mut device = self.alive(call)?;
+        device.streams.record_event(event, stream)?;
+        if device.options.late && !device.streams.records(stream, call)? {
+            device.late.mark(event);
+        }
+        Ok(())
     }
 
     fn wait(&self, stream: StreamId, event: EventId) -> Result<(), DeviceError> {
@@ -182,12 +192,16 @@ impl Runtime for SimRuntime {
 
     fn query(&self, event: EventId) -> Result<bool, DeviceError> {
         let call = "asking for an event";
-        self.settled(call)?.streams.passed(event, call).map(|()| true)
+        let mut device = self.settled(call)?;
+        device.streams.passed(event, call)?;
+        Ok(device.late.is_done(event))
     }
 
     fn synchronize_event(&self, event: EventId) -> Result<(), DeviceError> {
         let call = "waiting for an event on the host";
-        self.settled(call)?.streams.passed(event, call)
+        let mut device = self.settled(call)?;
+        device.streams.passed(event, call)?;
+        device.catch_up(Some(event))
     }
 
     fn elapsed(&self, from: EventId, to: EventId) -> Result<Duration, DeviceError> {
@@ -243,6 +257,7 @@ impl Runtime for SimRuntime {
     unsafe fn unload_module(&self, module: ModuleId) {
         let mut device = self.lock();
         if device.streams.forbid_capture("unloading a module").is_ok() {
+            let _ = device.catch_up(None);
             device.functions.retain(|_, function| function.module != module);
             device.modules.remove(&module);
         }
@@ -269,7 +284,7 @@ impl Runtime for SimRuntime {
         device.counters.launches += 1;
         spend(self.options.launch_latency);
         // SAFETY: by contract.
-        unsafe { device.execute(&node) }
+        unsafe { device.enqueue(node) }
     }
 
     fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError> {
@@ -317,7 +332,7 @@ impl Runtime for SimRuntime {
         device.counters.graph_launches += 1;
         spend(self.options.launch_latency);
         // SAFETY: by contract.
-        nodes.iter().try_for_each(|node| unsafe { device.execute(node) })
+        nodes.iter().cloned().try_for_each(|node| unsafe { device.enqueue(node) })
     }
 
     fn destroy_graph(&self, graph: GraphId) {

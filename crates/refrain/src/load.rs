@@ -342,7 +342,7 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         return Err(LoadError::Setting { flag: "--strict", why: format!("policy {asked} is without effect: {why}") });
     }
     settings.push("policy", describe_policy(mode, backend.cells()), origin);
-    let policy = Policy::new(mode, backend.cells(), &planned.limits, 1);
+    let policy = Policy::new(mode, backend.cells(), &planned.limits, backend.depth());
     let engine = Engine::start_with(backend, config, policy)?;
     let defaults = (&model.generation).into();
     let text = TextEngine::new(engine.clone(), model.tokenizer.clone(), model.template.clone(), defaults);

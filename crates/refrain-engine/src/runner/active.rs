@@ -55,6 +55,13 @@ impl Active {
         &self.tokens[self.prompt..]
     }
 
+    /// Whether the token that comes after `known` ones can only be asked for when all of those are there: which they are
+    /// makes a difference, or the last of them ends the answer anyway.
+    pub fn needs_tokens(&self, known: usize) -> bool {
+        self.tokens.len() < known
+            && (self.sampling.reads_output(&self.params) || known - self.prompt >= self.max_output)
+    }
+
     /// Sends an event. A client that is gone says so with a cancel command, so a closed channel is no news here.
     pub fn send(&self, event: Event) {
         let _ = self.events.send(event);

@@ -1,15 +1,25 @@
 //! Turns a plan into the step that a backend executes.
 
 use super::Requests;
+use super::flight::Flight;
 use crate::sampling::device::given_row;
 use crate::scheduler::{State, StepPlan};
-use refrain_device::{RowSampling, SamplingLimits, Segment, Step};
+use refrain_device::{Carried, RowSampling, SamplingLimits, Segment, Step};
 
 /// Fills `step` from a plan that has been applied to `state`. The logit rows of a segment are those of its prompt
 /// positions that want log-probabilities, then, if the segment reaches the last known token, the row to choose from.
-pub(super) fn build_step(step: &mut Step, plan: &StepPlan, state: &mut State, requests: &Requests) {
+///
+/// That last token may be one that the step in flight, `before`, is about to choose: the device puts it in.
+pub(super) fn build_step(
+    step: &mut Step,
+    plan: &StepPlan,
+    state: &mut State,
+    requests: &Requests,
+    before: Option<&Flight>,
+) {
     let narrow = |value: usize| u32::try_from(value).expect("a step's numbers are 32-bit");
     step.tokens.clear();
+    step.carried.clear();
     step.segments.clear();
     step.block_table.clear();
     step.logit_rows.clear();
@@ -25,7 +35,14 @@ pub(super) fn build_step(step: &mut Step, plan: &StepPlan, state: &mut State, re
             blocks: narrow(step.block_table.len()),
             num_blocks: narrow(sequence.blocks.len()),
         });
-        step.tokens.extend_from_slice(&requests[&planned.rank].tokens[planned.position..end]);
+        let tokens = &requests[&planned.rank].tokens;
+        step.tokens.extend_from_slice(&tokens[planned.position..end.min(tokens.len())]);
+        if end > tokens.len() {
+            let chosen = before.and_then(|flight| flight.row_of(planned.rank));
+            let logit_row = narrow(chosen.expect("a token that is not there is chosen in the step in flight"));
+            step.carried.push(Carried { row: narrow(step.tokens.len()), logit_row });
+            step.tokens.push(0);
+        }
         step.block_table.extend_from_slice(&sequence.blocks);
         let row_of = |position: usize| narrow(row + position - planned.position);
         step.logit_rows.extend(sequence.prompt_rows(end).map(row_of));
@@ -55,7 +72,8 @@ pub(super) fn build_sampling(
         let prompt_rows = sequence.prompt_rows(end);
         step.sampling.extend(prompt_rows.map(|position| given_row(active.tokens[position + 1], top)));
         if end == sequence.known {
-            let row = active.sampling.row(&active.params, active.output(), eos, &mut step.adjustments);
+            let place = end - active.prompt;
+            let row = active.sampling.row(&active.params, active.output(), place, eos, &mut step.adjustments);
             step.sampling.push(row);
         }
     }

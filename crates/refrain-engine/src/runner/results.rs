@@ -4,14 +4,12 @@ use super::active::Active;
 use crate::sampling::Sampler;
 use crate::{PositionLogprobs, RequestFailure, TokenLogprob};
 use refrain_device::{Chosen, NoToken, RankedToken, StepOutput};
-use std::ops::Range;
 use std::time::Instant;
 
-/// The rows of a step's result, which are taken one after another.
+/// The rows of a step's result.
 pub(super) struct Results<'a> {
     output: StepOutput<'a>,
     vocab_size: usize,
-    taken: usize,
     /// When they came.
     pub now: Instant,
 }
@@ -37,13 +35,7 @@ impl<'a> Results<'a> {
             }
             StepOutput::Logits(_) => {}
         }
-        Ok(Self { output, vocab_size, taken: 0, now: Instant::now() })
-    }
-
-    /// Takes the next rows.
-    pub fn take(&mut self, rows: usize) -> Range<usize> {
-        self.taken += rows;
-        self.taken - rows..self.taken
+        Ok(Self { output, vocab_size, now: Instant::now() })
     }
 
     /// Log-probabilities of the prompt token that follows `row`, and of the `top` best ones there.

@@ -1,12 +1,13 @@
 //! The whole engine on a model that notices every mistake of scheduling.
 
 mod hash_model;
+mod overlap;
 
 use crate::{
     Engine, EngineConfig, EngineHandle, Event, FinishReason, Phase, PolicyMode, PositionLogprobs, Request,
     RequestFailure, RequestStream, SamplingParams, SchedulingPolicy, SubmitError,
 };
-use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, VOCAB, reference};
+use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, REFUSED, VOCAB, reference};
 use proptest::prelude::*;
 use refrain_device::{Cell, PoolSizes, SamplingLimits, Step};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -28,22 +29,34 @@ fn config(max_num_seqs: usize, blocks: usize) -> EngineConfig {
 }
 
 fn start(config: EngineConfig) -> EngineHandle {
-    start_choosing(config, None)
+    start_choosing(config, None, 1)
 }
 
-/// An engine whose device chooses tokens by itself, in steps that are within these limits.
-fn start_choosing(config: EngineConfig, sampling: Option<SamplingLimits>) -> EngineHandle {
-    let backend = HashModel::new(config.step_limits(), config.pools, None, sampling);
+/// An engine whose device chooses tokens by itself, in steps that are within these limits, and has so many steps begun.
+fn start_choosing(config: EngineConfig, sampling: Option<SamplingLimits>, depth: usize) -> EngineHandle {
+    let backend = HashModel::new(config.step_limits(), config.pools, None, sampling, depth);
     Engine::start(Box::new(backend), config).unwrap()
 }
 
 /// An engine that shows each step and executes it when it gets a permit.
 fn start_gated(config: EngineConfig) -> (EngineHandle, Receiver<Step>, Sender<()>) {
+    start_gated_choosing(config, None, 1)
+}
+
+fn start_gated_choosing(
+    config: EngineConfig,
+    sampling: Option<SamplingLimits>,
+    depth: usize,
+) -> (EngineHandle, Receiver<Step>, Sender<()>) {
     let (steps, seen) = channel();
     let (permit, permits) = channel();
-    let backend = HashModel::new(config.step_limits(), config.pools, Some(Gate { steps, permits }), None);
+    let gate = Some(Gate { steps, permits });
+    let backend = HashModel::new(config.step_limits(), config.pools, gate, sampling, depth);
     (Engine::start(Box::new(backend), config).unwrap(), seen, permit)
 }
+
+/// What a device can choose that can choose all that most tests want.
+const LIMITS: SamplingLimits = SamplingLimits { max_adjustments: 10, max_top: 5 };
 
 fn request(prompt: Vec<u32>, sampling: SamplingParams) -> Request {
     Request { id: "test".to_owned(), prompt, sampling, priority: 0 }
@@ -122,11 +135,12 @@ fn requests() -> impl Strategy<Value = Request> {
         prop::option::of(0usize..4),
         prop::option::weighted(0.3, 0usize..4),
         prop::collection::vec(1u32..40, 0..2),
+        prop_oneof![Just(vec![]), Just(vec![vec![3]]), Just(vec![vec![3], vec![5, 7]])],
     );
     (prop::collection::vec(0..LOSES, 1..180), sampling, any::<u64>(), -1i32..2).prop_map(
         |(
             prompt,
-            (temperature, top_p, top_k, repetition_penalty, max, logprobs, prompt_logprobs, stops),
+            (temperature, top_p, top_k, repetition_penalty, max, logprobs, prompt_logprobs, stops, bad_words),
             seed,
             priority,
         )| {
@@ -142,6 +156,7 @@ fn requests() -> impl Strategy<Value = Request> {
                 stop_token_ids: stops,
                 logprobs,
                 prompt_logprobs,
+                bad_words,
                 ..SamplingParams::default()
             };
             Request { priority, ..request(prompt, sampling) }
@@ -153,16 +168,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     /// Random mixes in a pool that holds about two of them, with some clients going away: every answer is, event for
     /// event, that of the same request alone in a large engine. It makes no difference either whether the device chooses
-    /// the tokens, also where only some of the steps are within what it can choose.
+    /// the tokens, also where only some of the steps are within what it can choose, nor whether it has two steps begun.
     #[test]
     fn batched_is_alone(
         requests in prop::collection::vec((requests(), prop::option::weighted(0.2, 0usize..10)), 1..14),
         (max_num_seqs, blocks, priority) in (1usize..6, 16usize..30, any::<bool>()),
-        limits in prop::option::of((0usize..100, 2usize..4)),
+        limits in prop::option::weighted(0.8, (0usize..100, 2usize..4)),
+        depth in 1usize..=2,
     ) {
         let policy = if priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs };
         let limits = limits.map(|(max_adjustments, max_top)| SamplingLimits { max_adjustments, max_top });
-        let engine = start_choosing(EngineConfig { scheduling_policy: policy, ..config(max_num_seqs, blocks) }, limits);
+        let config = EngineConfig { scheduling_policy: policy, ..config(max_num_seqs, blocks) };
+        let engine = start_choosing(config, limits, depth);
         let streams: Vec<_> = requests.iter().map(|(request, _)| engine.submit(request.clone()).unwrap()).collect();
         let mut answers = Vec::new();
         for (mut stream, (_, leaves_after)) in streams.into_iter().zip(&requests) {
@@ -179,7 +196,7 @@ proptest! {
         nothing_is_held(&engine);
         for ((request, _), batched) in requests.into_iter().zip(answers) {
             let Some(batched) = batched else { continue };
-            let large = start(EngineConfig { max_num_batched_tokens: 1000, ..config(4, 64) });
+            let large = start(EngineConfig { max_num_batched_tokens: 1000, ..self::config(4, 64) });
             let alone = answer(large.submit(request.clone()).unwrap());
             prop_assert!(matches!(batched.end, Some(Ok(_))));
             let wanted = request.sampling.prompt_logprobs.map_or(0, |_| request.prompt.len() - 1);
@@ -191,16 +208,18 @@ proptest! {
 
 #[test]
 fn the_answer_is_that_of_the_definition_also_after_preemptions() {
-    let engine = start(config(4, 17));
     let prompts: Vec<Vec<u32>> = (0..6).map(|i| (0..40 + i).map(|j| (i * 7 + j * 3) % 40 + 1).collect()).collect();
-    let streams: Vec<_> = prompts.iter().map(|prompt| engine.submit(greedy(prompt.clone(), 90)).unwrap()).collect();
-    for (prompt, stream) in prompts.iter().zip(streams) {
-        let answer = answer(stream);
-        assert_eq!(answer.tokens, greedy_reference(prompt, 90));
-        assert_eq!(answer.end, Some(Ok(FinishReason::Length)));
+    for depth in [1, 2] {
+        let engine = start_choosing(config(4, 17), Some(LIMITS), depth);
+        let streams: Vec<_> = prompts.iter().map(|prompt| engine.submit(greedy(prompt.clone(), 90)).unwrap()).collect();
+        for (prompt, stream) in prompts.iter().zip(streams) {
+            let answer = answer(stream);
+            assert_eq!(answer.tokens, greedy_reference(prompt, 90));
+            assert_eq!(answer.end, Some(Ok(FinishReason::Length)));
+        }
+        assert!(engine.load().preemptions > 0, "the pool was meant to be too small");
+        nothing_is_held(&engine);
     }
-    assert!(engine.load().preemptions > 0, "the pool was meant to be too small");
-    nothing_is_held(&engine);
 }
 
 #[test]
@@ -285,9 +304,12 @@ fn a_dropped_stream_is_out_of_the_next_step() {
 
 #[test]
 fn a_device_failure_or_panic_ends_only_the_requests_of_its_step() {
-    for (trouble, message) in
-        [(FAILS, "invalid step: a test asked for it"), (PANICS, "it panicked: a kernel has a bug")]
-    {
+    let messages = [
+        (REFUSED, "invalid step: a test wanted it refused"),
+        (FAILS, "invalid step: a test asked for it"),
+        (PANICS, "it panicked: a kernel has a bug"),
+    ];
+    for (trouble, message) in messages {
         // One at a time, so that the others are not in the step that fails.
         let engine = start(config(1, 16));
         let streams: Vec<_> =
@@ -303,11 +325,10 @@ fn a_device_failure_or_panic_ends_only_the_requests_of_its_step() {
 
 #[test]
 fn what_a_device_cannot_choose_fails_as_on_the_host() {
-    let limits = SamplingLimits { max_adjustments: 10, max_top: 5 };
     let contradicting =
         SamplingParams { allowed_token_ids: Some(vec![EOS]), min_tokens: 1, ..SamplingParams::default() };
-    for sampling in [None, Some(limits)] {
-        let engine = start_choosing(config(1, 16), sampling);
+    for (sampling, depth) in [(None, 1), (Some(LIMITS), 1), (Some(LIMITS), 2)] {
+        let engine = start_choosing(config(1, 16), sampling, depth);
         let run = |request| answer(engine.submit(request).unwrap()).end;
         assert_eq!(run(request(vec![1; 30], contradicting.clone())), Some(Err(RequestFailure::NoTokenAllowed)));
         assert_eq!(run(greedy(vec![NOT_FINITE; 30], 20)), Some(Err(RequestFailure::NotFinite)));
@@ -440,7 +461,7 @@ fn stop_fails_what_is_left() {
 
 #[test]
 fn an_abort_storm_from_many_threads_leaves_nothing() {
-    let engine = start(config(4, 20));
+    let engine = start_choosing(config(4, 20), Some(LIMITS), 2);
     std::thread::scope(|scope| {
         for thread in 0..4u32 {
             let engine = engine.clone();
@@ -507,6 +528,14 @@ fn a_lost_device_ends_every_request_and_the_engine() {
     assert_eq!(engine.submit(greedy(vec![1], 5)).unwrap_err(), SubmitError::NotRunning);
 }
 
+fn metrics(engine: &EngineHandle) -> String {
+    let mut registry = prometheus_client::registry::Registry::default();
+    engine.metrics().register(&mut registry, "hash");
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    text
+}
+
 #[test]
 fn metrics_count_what_happened() {
     let (engine, steps, permit) = start_gated(config(2, 32));
@@ -519,10 +548,7 @@ fn metrics_count_what_happened() {
     streams.into_iter().for_each(|stream| drop(answer(stream)));
     engine.shutdown();
     wait_for_end(&engine);
-    let mut registry = prometheus_client::registry::Registry::default();
-    engine.metrics().register(&mut registry, "hash");
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = metrics(&engine);
     for line in [
         "vllm:prompt_tokens_total{model_name=\"hash\"} 30",
         "vllm:request_success_total{model_name=\"hash\",finished_reason=\"length\"} 2",

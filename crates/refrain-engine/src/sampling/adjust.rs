@@ -38,6 +38,11 @@ impl Occurrences {
         }
     }
 
+    /// Whether they are counted at all.
+    pub(super) fn are_counted(&self) -> bool {
+        self.counts.is_some()
+    }
+
     /// The tokens that the penalties apply to, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Occurrence)> {
         self.counts.iter().flatten().map(|(&token, occurrence)| (token, occurrence))
@@ -49,17 +54,19 @@ impl Occurrences {
     }
 }
 
-/// Tokens that `bad_words` and `min_tokens` forbid after `output`.
+/// Tokens that `bad_words` and `min_tokens` forbid at a place of the answer, the first of which is 0; `output` is what
+/// stands before it.
 pub(super) fn forbidden<'a>(
     params: &'a SamplingParams,
     output: &'a [u32],
+    place: usize,
     eos: &'a [u32],
 ) -> impl Iterator<Item = u32> + 'a {
     let words = params.bad_words.iter().filter_map(|word| {
         let (last, before) = word.split_last()?;
         output.ends_with(before).then_some(*last)
     });
-    let too_early = output.len() < params.min_tokens;
+    let too_early = place < params.min_tokens;
     let eos = if params.ignore_eos { &[] } else { eos };
     let ends = eos.iter().chain(&params.stop_token_ids).copied();
     words.chain(ends.filter(move |_| too_early))
@@ -96,7 +103,7 @@ pub(crate) fn adjust(
             logits[id as usize] = logit;
         }
     }
-    for id in forbidden(params, output, eos) {
+    for id in forbidden(params, output, output.len(), eos) {
         logits[id as usize] = f32::NEG_INFINITY;
     }
     for (&id, &bias) in &params.logit_bias {

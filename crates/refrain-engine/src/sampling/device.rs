@@ -12,17 +12,21 @@ pub(crate) fn given_row(token: u32, top: usize) -> RowSampling {
 }
 
 impl SequenceSampling {
-    /// What is wanted of the row after `output`, the answer so far. Its adjustments go to the end of `adjustments`.
+    /// What is wanted of the row that gives the token at `place` of the answer, the first of which is 0. `output` is the
+    /// answer so far; its last tokens may be missing where nothing [reads](SequenceSampling::reads_output) them. The
+    /// adjustments go to the end of `adjustments`.
     pub fn row(
         &self,
         params: &SamplingParams,
         output: &[u32],
+        place: usize,
         eos: &[u32],
         adjustments: &mut Vec<Adjustment>,
     ) -> RowSampling {
+        debug_assert!(place == output.len() || !self.reads_output(params), "the answer is not known up to {place}");
         let begin = adjustments.len();
         if self.adjusts {
-            self.push_adjustments(params, output, eos, adjustments);
+            self.push_adjustments(params, output, place, eos, adjustments);
             merge_equal_tokens(adjustments, begin);
         }
         let greedy = params.temperature < GREEDY_BELOW;
@@ -31,7 +35,7 @@ impl SequenceSampling {
             top_k: params.top_k,
             top_p: params.top_p,
             min_p: params.min_p,
-            uniform: self.uniform(params, output),
+            uniform: self.uniform(params, place),
             repetition: params.repetition_penalty,
             presence: params.presence_penalty,
             adjustments: begin as u32..adjustments.len() as u32,
@@ -41,9 +45,9 @@ impl SequenceSampling {
         }
     }
 
-    /// The random number of the draw after `output`; 0 for greedy requests, which draw none.
-    pub fn uniform(&self, params: &SamplingParams, output: &[u32]) -> f64 {
-        if params.temperature < GREEDY_BELOW { 0.0 } else { rng::random_unit(self.seed, output.len() as u64) }
+    /// The random number of the draw at a place of the answer; 0 for greedy requests, which draw none.
+    pub fn uniform(&self, params: &SamplingParams, place: usize) -> f64 {
+        if params.temperature < GREEDY_BELOW { 0.0 } else { rng::random_unit(self.seed, place as u64) }
     }
 
     /// Pushes what [`super::adjust::adjust`] does, in any order and some tokens several times. Of tokens that are not
@@ -52,6 +56,7 @@ impl SequenceSampling {
         &self,
         params: &SamplingParams,
         output: &[u32],
+        place: usize,
         eos: &[u32],
         adjustments: &mut Vec<Adjustment>,
     ) {
@@ -72,7 +77,7 @@ impl SequenceSampling {
         for (&token, &bias) in &params.logit_bias {
             push(Adjustment { token, bias, ..Adjustment::default() });
         }
-        for token in super::adjust::forbidden(params, output, eos) {
+        for token in super::adjust::forbidden(params, output, place, eos) {
             push(Adjustment { token, forbidden: true, ..Adjustment::default() });
         }
     }
@@ -165,7 +170,8 @@ mod tests {
 
     fn params() -> impl Strategy<Value = SamplingParams> {
         let token = || 0..VOCAB;
-        let penalties = (prop_oneof![Just(1.0f32), 0.5f32..2.0], -1.0f32..1.0, prop_oneof![Just(0.0f32), -1.0f32..1.0]);
+        let penalty = || prop_oneof![Just(0.0f32), -1.0f32..1.0];
+        let penalties = (prop_oneof![Just(1.0f32), 0.5f32..2.0], penalty(), penalty());
         let allowed = prop::option::weighted(0.3, prop::collection::vec(token(), 1..8));
         let words = prop::collection::vec(prop::collection::vec(token(), 1..3), 0..3);
         let bias = prop::collection::btree_map(token(), -100.0f32..100.0, 0..4);
@@ -200,7 +206,9 @@ mod tests {
             let mut want = logits.clone();
             adjust(&mut want, &params, &sequence.occurrences, &output, &[0], &mut Vec::new());
             let mut adjustments = vec![Adjustment::default(); 3];
-            let row = sequence.row(&params, &output, &[0], &mut adjustments);
+            // The last token is not known yet, where that makes no difference.
+            let known = if sequence.reads_output(&params) { &output } else { &output[..output.len().saturating_sub(1)] };
+            let row = sequence.row(&params, known, output.len(), &[0], &mut adjustments);
             prop_assert_eq!(row.adjustments.start, 3);
             let own = &adjustments[3..];
             prop_assert!(own.windows(2).all(|pair| pair[0].token < pair[1].token));

@@ -27,7 +27,8 @@ impl PlannedSegment {
 /// What the next step does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StepPlan {
-    /// What is computed: decode rows, then prompt chunks, each group in line order. Empty only when nobody is there.
+    /// What is computed: decode rows, then prompt chunks, each group in line order. Empty only when nobody is there, or
+    /// whoever is waits for the step in flight.
     pub segments: Vec<PlannedSegment>,
     /// Running sequences that lose their blocks and slot and go back in line.
     pub preempted: Vec<Rank>,
@@ -101,6 +102,9 @@ impl Budget {
 /// what it has, until somebody before it finishes or takes its blocks. So the first one in line is never preempted,
 /// always computes something, and finishes: nobody starves. (The pool holds at least one sequence of full length, and a
 /// step at least `max_num_seqs + 64` tokens and rows; [`crate::EngineConfig::validate`] sees to it.)
+///
+/// Sequences that wait for a token of the step in flight keep what they hold and are left out. That spoils the promise
+/// above, so a plan that preempts is carried out only when nothing is in flight.
 pub(crate) fn plan(state: &State, limits: &StepLimits) -> StepPlan {
     let mut plan = StepPlan::default();
     let mut budget =
@@ -113,7 +117,7 @@ pub(crate) fn plan(state: &State, limits: &StepLimits) -> StepPlan {
         while index < end {
             let sequence = &state.running[index];
             index += 1;
-            if sequence.decodes() != decodes {
+            if sequence.waits || sequence.decodes() != decodes {
                 continue;
             }
             let mut tokens = budget.chunk(sequence);

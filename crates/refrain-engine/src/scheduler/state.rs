@@ -22,10 +22,12 @@ pub(crate) struct Sequence {
     pub rank: Rank,
     /// Tokens of the prompt.
     pub prompt: usize,
-    /// Tokens that are known: the prompt and what was generated.
+    /// Tokens that are known: the prompt and what was generated. What the step in flight will choose counts, too.
     pub known: usize,
-    /// Tokens whose states are computed, `0..=known`.
+    /// Tokens whose states are computed, `0..=known`, those of the step in flight among them.
     pub computed: usize,
+    /// It takes part in no step before the token that the step in flight will choose is there.
+    pub waits: bool,
     /// First prompt position whose logits are still wanted for prompt log-probabilities; `prompt` when none are.
     pub logits_from: usize,
     /// Its KV blocks, for exactly the computed tokens.
@@ -38,7 +40,7 @@ impl Sequence {
     /// A sequence of which nothing is computed.
     pub fn new(rank: Rank, prompt: usize, prompt_logits: bool) -> Self {
         let logits_from = if prompt_logits { 0 } else { prompt };
-        Self { rank, prompt, known: prompt, computed: 0, logits_from, blocks: Vec::new(), slot: None }
+        Self { rank, prompt, known: prompt, computed: 0, logits_from, blocks: Vec::new(), slot: None, waits: false }
     }
 
     /// Whether only its last token is not computed yet, so that its next step is one row.
@@ -63,12 +65,16 @@ impl Sequence {
         self.prompt_rows(end).len() + usize::from(end == self.known)
     }
 
-    /// Notes that a step has computed it up to `end`.
-    pub fn advance(&mut self, end: usize) {
+    /// Notes that a step computes it up to `end`. Says whether that was its last known token, so that the step chooses
+    /// another, which is known from now on.
+    pub fn advance(&mut self, end: usize) -> bool {
         if self.logits_from < self.prompt {
             self.logits_from = self.prompt_rows(end).end;
         }
         self.computed = end;
+        let chooses = end == self.known;
+        self.known += usize::from(chooses);
+        chooses
     }
 }
 

@@ -165,15 +165,13 @@ fn run(world: &World) -> (usize, usize) {
         }
         for segment in &plan.segments {
             let sequence = state.running_mut(segment.rank).unwrap();
-            sequence.advance(segment.end());
-            if segment.end() < sequence.known {
+            if !sequence.advance(segment.end()) {
                 continue;
             }
             let witness = witnesses.get_mut(&segment.rank).unwrap();
             let arrival = &world.arrivals[witness.arrival];
             witness.generated += 1;
             if witness.generated < arrival.answer {
-                sequence.known += 1;
                 continue;
             }
             let wanted = if arrival.prompt_logits { arrival.prompt - 1 } else { 0 };
@@ -208,15 +206,27 @@ fn step(state: &mut State, limits: &StepLimits) -> StepPlan {
     let plan = plan(state, limits);
     state.apply(&plan);
     for segment in &plan.segments {
-        let sequence = state.running_mut(segment.rank).unwrap();
-        sequence.advance(segment.end());
-        sequence.known += usize::from(segment.end() == sequence.known);
+        state.running_mut(segment.rank).unwrap().advance(segment.end());
     }
     plan
 }
 
 fn shape(plan: &StepPlan) -> Vec<(u64, usize, usize)> {
     plan.segments.iter().map(|segment| (segment.rank.arrival, segment.position, segment.tokens)).collect()
+}
+
+#[test]
+fn who_waits_for_a_token_keeps_its_place_and_is_left_out() {
+    let mut state = State::new(PoolSizes { blocks: 100, slots: 4 });
+    let limits = limits(4, 200);
+    state.add(sequence(0, 16));
+    state.add(sequence(1, 10));
+    assert_eq!(shape(&step(&mut state, &limits)), [(0, 0, 16), (1, 0, 10)]);
+    let first = Rank { priority: 0, arrival: 0 };
+    state.running_mut(first).unwrap().waits = true;
+    assert_eq!(shape(&step(&mut state, &limits)), [(1, 10, 1)]);
+    state.running_mut(first).unwrap().waits = false;
+    assert_eq!(shape(&step(&mut state, &limits)), [(0, 16, 1), (1, 11, 1)]);
 }
 
 #[test]

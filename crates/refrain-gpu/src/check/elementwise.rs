@@ -4,6 +4,7 @@ use super::norm::dtype_name;
 use super::operand::{Columns, Operand, some_rows, step_of};
 use super::{Case, Outcome, Rig, Scale};
 use crate::kernels::elementwise::{Add, Embed, GatherRows, SigmoidGate, SiluMul};
+use crate::step_block::CARRIED;
 use crate::{Count, LaunchSpec, Rows, StepPointers, Target};
 use refrain_device::DeviceError;
 use refrain_program::Dtype;
@@ -124,8 +125,14 @@ fn embed(
     let out = Operand::poisoned(rig, rows, columns, dtype)?;
     let mut tokens: Vec<u32> = (0..rows).map(|_| (rig.random_u64() % vocab as u64) as u32).collect();
     tokens[rows - 1] = vocab as u32 - 1;
-    let (_step, step, counts) = step_of(rig, tokens.clone(), vec![])?;
-    let launches = Embed { table: from.view().base, dtype: table, out: out.view() }.launches(&rig.target, &step);
+    // Of some rows the tokens are those that the step before has chosen, one for each row, in the opposite order.
+    let words: Vec<u32> = tokens.iter().rev().flat_map(|&token| [token, 0, 0, 0]).collect();
+    let chosen = rig.upload(&words)?;
+    let row_of = |(row, &token): (usize, &u32)| if row % 3 == 1 { CARRIED | (rows - 1 - row) as u32 } else { token };
+    let named = tokens.iter().enumerate().map(row_of).collect();
+    let (_step, step, counts) = step_of(rig, named, vec![])?;
+    let embed = Embed { table: from.view().base, dtype: table, chosen: chosen.ptr(), out: out.view() };
+    let launches = embed.launches(&rig.target, &step);
     rig.launch(&launches, &counts)?;
     let outcome = picked(rig, &out, &values, &tokens, columns.width)?;
     let bytes = out.bytes() + (rows * (columns.width * table.bytes() + 4)) as u64;

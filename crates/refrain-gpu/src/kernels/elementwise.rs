@@ -24,6 +24,7 @@ struct PairArgs {
 struct PickArgs {
     rows: u64,
     index: u64,
+    chosen: u64,
     from: u64,
     out: u64,
     from_stride: u32,
@@ -71,13 +72,15 @@ pub struct SiluMul {
     pub out: Rows,
 }
 
-/// `out[t] = table[token[t]]` for the tokens of the step.
+/// `out[t] = table[token[t]]` for the tokens of the step, those among them that the step before has chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Embed {
     /// `[vocab, width]`, without gaps.
     pub table: DevicePtr,
     /// Type of the table.
     pub dtype: Dtype,
+    /// What the step before has chosen, as [`crate::kernels::sample`] leaves it.
+    pub chosen: DevicePtr,
     /// `[T, width]`.
     pub out: Rows,
 }
@@ -131,7 +134,7 @@ impl Embed {
     pub fn launches(&self, _: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
         let width = self.out.width;
         let table = Rows { base: self.table, stride: width, width, dtype: self.dtype };
-        pick("embed", Count::Tokens, step.tokens, table, self.out, step)
+        pick("embed", Count::Tokens, (step.tokens, self.chosen), table, self.out, step)
     }
 }
 
@@ -143,7 +146,7 @@ impl GatherRows {
     pub fn launches(&self, _: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
         let GatherRows { x, out } = *self;
         assert!(x.width == out.width && x.dtype == out.dtype, "rows from {x:?} to {out:?}");
-        pick("gather_rows", Count::LogitRows, step.logit_rows, x, out, step)
+        pick("gather_rows", Count::LogitRows, (step.logit_rows, DevicePtr(0)), x, out, step)
     }
 }
 
@@ -163,10 +166,19 @@ fn pairwise(entry: &'static str, count: Count, [a, b, out]: [Rows; 3], step: &St
     launch(entry, count, are_wide(&[a, b, out]), &types, out.width, &arguments)
 }
 
-fn pick(entry: &'static str, count: Count, index: u64, from: Rows, out: Rows, step: &StepPointers) -> Vec<LaunchSpec> {
+/// `index` is the list of rows, with what carried tokens in it name.
+fn pick(
+    entry: &'static str,
+    count: Count,
+    (index, chosen): (u64, DevicePtr),
+    from: Rows,
+    out: Rows,
+    step: &StepPointers,
+) -> Vec<LaunchSpec> {
     let arguments = PickArgs {
         rows: row_count(step, count),
         index,
+        chosen: chosen.0,
         from: from.base.0,
         out: out.base.0,
         from_stride: from.stride,

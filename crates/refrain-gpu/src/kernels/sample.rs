@@ -112,6 +112,11 @@ impl SampleSpace {
         (self.results, top.max(rows * size_of::<SampleChosen>()))
     }
 
+    /// Where what is chosen lies in the workspace, until the next step chooses: `[S]` of `SampleChosen` of the kernels.
+    pub fn chosen(&self) -> usize {
+        self.results
+    }
+
     /// Bytes of the results of the largest step.
     pub fn result_bytes(&self) -> usize {
         self.result_bytes

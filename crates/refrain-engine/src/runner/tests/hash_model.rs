@@ -1,20 +1,25 @@
 //! A model for tests whose logits are a hash of the whole history of a sequence, as read back from the blocks and the
 //! slot that each step names. A wrong block, slot, position, order or scan length changes every later token.
+//!
+//! A step is computed when it is finished, and not before: whoever relies on a result too early doesn't find it.
 
 use crate::sampling::device::on_host::choose_row;
 use refrain_device::{
     BLOCK_TOKENS, Backend, Cell, Chosen, DeviceError, DeviceInfo, PoolSizes, SCAN_CHUNK, SamplingLimits, Segment, Step,
     StepLimits, StepOutput,
 };
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender};
 
 pub const VOCAB: usize = 50;
 /// The model ends an answer with it, now and then.
 pub const EOS: u32 = 0;
 /// The device is lost in a step with this token.
-pub const LOSES: u32 = 45;
+pub const LOSES: u32 = 44;
 /// A step with this token fails with an error that can't even be printed, which ends the engine thread.
-pub const KILLS: u32 = 46;
+pub const KILLS: u32 = 45;
+/// A step with this token can't begin.
+pub const REFUSED: u32 = 46;
 /// A step with this token fails.
 pub const FAILS: u32 = 47;
 /// A step with this token panics.
@@ -73,9 +78,9 @@ impl std::error::Error for Unprintable {}
 
 /// Lets a test see each step and hold it.
 pub struct Gate {
-    /// Gets each step before it is executed.
+    /// Gets each step when it begins.
     pub steps: Sender<Step>,
-    /// Each step takes one; when the sender is gone, steps go freely.
+    /// Each step takes one before it ends; when the sender is gone, steps go freely.
     pub permits: Receiver<()>,
 }
 
@@ -88,17 +93,27 @@ pub struct HashModel {
     logits: Vec<f32>,
     gate: Option<Gate>,
     sampling: Option<SamplingLimits>,
+    depth: usize,
+    begun: VecDeque<Step>,
+    /// What the last step has chosen.
     chosen: Chosen,
-    chooses: bool,
 }
 
 impl HashModel {
-    /// With `sampling`, it chooses the tokens of steps that are within these limits.
-    pub fn new(limits: StepLimits, pools: PoolSizes, gate: Option<Gate>, sampling: Option<SamplingLimits>) -> Self {
+    /// With `sampling`, it chooses the tokens of steps that are within these limits. `depth` steps may have begun before
+    /// the first of them ends.
+    pub fn new(
+        limits: StepLimits,
+        pools: PoolSizes,
+        gate: Option<Gate>,
+        sampling: Option<SamplingLimits>,
+        depth: usize,
+    ) -> Self {
         Self {
             sampling,
+            depth,
+            begun: VecDeque::new(),
             chosen: Chosen::default(),
-            chooses: false,
             info: DeviceInfo::default(),
             limits,
             pools,
@@ -143,17 +158,40 @@ impl Backend for HashModel {
         self.sampling
     }
 
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
     fn begin(&mut self, step: &Step, _: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, VOCAB)?;
+        assert!(self.begun.len() < self.depth, "too many steps have begun");
+        assert!(!self.begun.iter().any(Step::wants_logits), "a step begins behind one that wants logits");
+        assert!(step.carried.is_empty() || !self.begun.is_empty(), "a token is carried that the host has");
+        if step.tokens.contains(&REFUSED) {
+            return Err(DeviceError::InvalidStep { what: "a test wanted it refused".to_owned() });
+        }
         if let Some(gate) = &self.gate {
             // A test that has let go of its ends lets every step pass.
             let _ = gate.steps.send(step.clone());
+        }
+        self.begun.push_back(step.clone());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+        let mut step = self.begun.pop_front().expect("a step has begun");
+        if let Some(gate) = &self.gate {
             let _ = gate.permits.recv();
         }
+        for carried in &step.carried {
+            let chosen = self.chosen.rows.get(carried.logit_row as usize);
+            step.tokens[carried.row as usize] = chosen.map_or(0, |row| row.map_or(0, |ranked| ranked.token));
+        }
+        self.chosen.clear();
         self.logits.clear();
         let mut wanted = step.logit_rows.iter().peekable();
         for segment in &step.segments {
-            self.run(step, segment, &mut wanted);
+            self.run(&step, segment, &mut wanted);
         }
         assert!(!step.tokens.contains(&PANICS), "a kernel has a bug");
         if step.tokens.contains(&LOSES) {
@@ -169,21 +207,18 @@ impl Backend for HashModel {
             step.segments.iter().for_each(|segment| self.slots[segment.slot as usize] = u64::MAX);
             return Err(DeviceError::InvalidStep { what: "a test asked for it".to_owned() });
         }
-        self.chooses = !step.sampling.is_empty();
-        if !self.chooses {
-            return Ok(());
+        if step.wants_logits() {
+            return Ok(StepOutput::Logits(&mut self.logits));
+        }
+        if step.sampling.is_empty() {
+            return Ok(StepOutput::Chosen(&self.chosen));
         }
         let limits = self.sampling.expect("only a device that chooses is asked to");
         assert!(step.adjustments.len() <= limits.max_adjustments);
-        self.chosen.clear();
         for (row, logits) in step.sampling.iter().zip(self.logits.chunks(VOCAB)) {
             assert!(row.logprobs.is_none_or(|top| top as usize <= limits.max_top));
             choose_row(logits, row, &step.adjustments, &mut self.chosen);
         }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
-        if self.chooses { Ok(StepOutput::Chosen(&self.chosen)) } else { Ok(StepOutput::Logits(&mut self.logits)) }
+        Ok(StepOutput::Chosen(&self.chosen))
     }
 }
