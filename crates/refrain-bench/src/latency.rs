@@ -7,9 +7,9 @@ use indicatif::ProgressBar;
 use refrain_engine::EngineHandle;
 use serde_json::{Map, Value, json};
 
+use crate::columns::Table;
 use crate::offline::{EngineFacts, Phases, request, run_all};
 use crate::statistics::{mean, median, percentile, percentile_label, standard_deviation};
-use crate::table::Table;
 use crate::{
     BANDWIDTH_BUFFER_BYTES, BenchError, RandomWorkload, Sample, Vocabulary, peak_memory_bytes, read_bandwidth,
 };

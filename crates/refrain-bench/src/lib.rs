@@ -5,18 +5,21 @@
 #![forbid(unsafe_code)]
 
 mod arrivals;
+mod calendar;
 mod client;
+mod columns;
 mod error;
 pub mod latency;
 mod machine;
 mod offline;
 pub mod serve;
 pub mod statistics;
-mod table;
+pub mod table;
 pub mod throughput;
 mod workload;
 
 pub use arrivals::Arrivals;
+pub use calendar::date;
 pub use error::BenchError;
 pub use machine::{BANDWIDTH_BUFFER_BYTES, peak_memory_bytes, read_bandwidth};
 pub use offline::EngineFacts;

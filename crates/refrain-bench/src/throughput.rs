@@ -7,8 +7,8 @@ use indicatif::ProgressBar;
 use refrain_engine::EngineHandle;
 use serde_json::{Map, Value, json};
 
+use crate::columns::Table;
 use crate::offline::{EngineFacts, rate, request, run_all};
-use crate::table::Table;
 use crate::{BenchError, RandomWorkload, peak_memory_bytes};
 
 /// What was measured.

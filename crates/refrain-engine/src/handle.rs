@@ -5,7 +5,7 @@ use crate::runner::Runner;
 use crate::scheduler::Rank;
 use crate::shared::{Command, Life, Line, Shared, Submission};
 use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
-use refrain_device::{Backend, DeviceInfo};
+use refrain_device::{Backend, Cell, DeviceInfo};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -185,6 +185,11 @@ impl EngineHandle {
     /// after it, are run as it says. What was measured stays.
     pub fn set_policy(&self, mode: PolicyMode) {
         self.shared.policy().set_mode(mode);
+    }
+
+    /// The ways in which steps can be run.
+    pub fn cells(&self) -> Vec<Cell> {
+        self.shared.policy().cells().into_iter().collect()
     }
 
     /// What is known about what steps cost in each cell.

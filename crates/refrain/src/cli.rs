@@ -166,11 +166,7 @@ impl Cli {
             Command::Serve(args) => Some(&args.engine),
             Command::Chat(args) => Some(&args.engine),
             Command::Explain(args) => Some(&args.engine),
-            Command::Bench(command) => match &**command {
-                bench::BenchCommand::Latency(args) => Some(&args.engine),
-                bench::BenchCommand::Throughput(args) => Some(&args.engine),
-                bench::BenchCommand::Serve(_) => None,
-            },
+            Command::Bench(command) => command.engine(),
             Command::Device(_) | Command::Completions { .. } => None,
         }
     }

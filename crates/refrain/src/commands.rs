@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod bench;
+mod ceilings;
 mod chat;
 mod device;
 mod explain;
@@ -12,10 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
-use refrain::cli::bench::BenchCommand;
 use refrain::cli::engine::EngineArgs;
 use refrain::cli::{Cli, Command, LogLevel, Origin, Origins};
-use refrain::load::{Loaded, load};
+use refrain::load::{Loaded, Prepared, load_prepared, prepare};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What every command is given.
@@ -34,11 +34,7 @@ pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Resul
     let engine = match &cli.command {
         Command::Chat(args) => Some(&args.engine),
         Command::Explain(args) => Some(&args.engine),
-        Command::Bench(command) => match &**command {
-            BenchCommand::Latency(args) => Some(&args.engine),
-            BenchCommand::Throughput(args) => Some(&args.engine),
-            BenchCommand::Serve(_) => None,
-        },
+        Command::Bench(command) => command.engine(),
         Command::Serve(_) | Command::Device(_) | Command::Completions { .. } => None,
     };
     for flag in engine.map(EngineArgs::server_only).unwrap_or_default() {
@@ -86,6 +82,17 @@ fn load_engine(
     sequences: Option<(usize, &str)>,
     invocation: &Invocation<'_>,
 ) -> anyhow::Result<Loaded> {
+    let (loaded, ()) = load_engine_after(args, sequences, invocation, |_| Ok(()))?;
+    Ok(loaded)
+}
+
+/// The same with something that is done once the device is known and its memory still free.
+fn load_engine_after<T>(
+    args: &EngineArgs,
+    sequences: Option<(usize, &str)>,
+    invocation: &Invocation<'_>,
+    first: impl FnOnce(&Prepared) -> anyhow::Result<T>,
+) -> anyhow::Result<(Loaded, T)> {
     let mut options = args.load_options();
     let sequences = sequences.filter(|_| options.max_num_seqs.is_none());
     if let Some((count, _)) = sequences {
@@ -93,7 +100,9 @@ fn load_engine(
     }
     let style = ProgressStyle::with_template("Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}")?;
     let bar = ProgressBar::new(0).with_style(style);
-    let mut loaded = load(&options, &bar)?;
+    let prepared = prepare(&options)?;
+    let done = first(&prepared)?;
+    let mut loaded = load_prepared(prepared, &options, &bar)?;
     let settings = &mut loaded.report.settings;
     settings.resolve(invocation.origins);
     if let Some((_, reason)) = sequences {
@@ -104,7 +113,7 @@ fn load_engine(
     } else {
         loaded.report.memory.notes.iter().for_each(|note| tracing::warn!("{note}"));
     }
-    Ok(loaded)
+    Ok((loaded, done))
 }
 
 /// A bar over iterations or requests, on a terminal.

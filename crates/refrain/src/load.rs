@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use refrain_cpu::{CpuOptions, UsableMemory};
-use refrain_device::{Cell, DeviceError};
+use refrain_device::{Cell, DeviceError, GraphReport};
 use refrain_engine::{
     Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, Policy, PolicyMode, SchedulingPolicy,
 };
@@ -138,6 +138,8 @@ pub struct Report {
     pub usable: UsableMemory,
     /// Device memory in use once all was loaded and recorded, by the driver's word; `None` on a CPU.
     pub in_use: Option<usize>,
+    /// What was recorded as graphs; `None` where there is no such thing.
+    pub graphs: Option<GraphReport>,
     /// Compute threads of the CPU backend; 0 on a GPU.
     pub threads: usize,
     /// Seconds to read the model's files, without the weights.
@@ -306,7 +308,15 @@ fn refuse_hub_settings(source: &ModelSource, resolve: &ResolveOptions) -> Result
 /// # Errors
 /// [`LoadError`].
 pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
-    let Prepared { model, program, planned, device, mut settings, modes, usable, open_seconds } = prepare(options)?;
+    load_prepared(prepare(options)?, options, progress)
+}
+
+/// The rest of [`load`], after [`prepare`] with the same options.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
+    let Prepared { model, program, planned, device, mut settings, modes, usable, open_seconds } = prepared;
     let start = Instant::now();
     progress.set_length(model.checkpoint.total_bytes());
     let weights = progress::Counted::new(&model.checkpoint, progress);
@@ -335,6 +345,7 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
         vocab_size: program.vocab_size,
         seed: options.seed.unwrap_or(0),
     };
+    let graphs = backend.graphs().cloned();
     let mode = options.policy.unwrap_or_default();
     let origin = if options.policy.is_some() { Origin::Given } else { Origin::Default };
     if let (Some(asked), Some(why), true) = (options.policy, mode.without_effect(backend.cells()), options.modes.strict)
@@ -353,6 +364,7 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
     };
     let report = Report {
         settings,
+        graphs,
         memory: planned.memory,
         usable,
         in_use,

@@ -1,13 +1,14 @@
 //! The figures of a serving benchmark, with vLLM's names and definitions.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, ServeOptions};
+use crate::calendar::date_time;
+use crate::columns::Table;
 use crate::statistics::{mean, median, percentile, percentile_label, standard_deviation};
-use crate::table::Table;
 
 /// A time that is measured for every request (or every token).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl ServeReport {
     pub(super) fn new(options: &ServeOptions, model: String, duration: Duration, outcomes: Vec<Outcome>) -> Self {
         let mut json = Map::new();
         let mut put = |key: &str, value: Value| json.insert(key.to_owned(), value);
-        put("date", json!(date(SystemTime::now())));
+        put("date", json!(date_time(SystemTime::now())));
         put("backend", json!(options.api.name()));
         put("endpoint_type", json!(options.api.name()));
         put("label", json!(options.label));
@@ -209,26 +210,6 @@ fn most_at_once(outcomes: &[&Outcome]) -> i64 {
     most
 }
 
-/// A time as vLLM writes it, `20260131-235959`, in UTC.
-fn date(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (mut days, clock) = (seconds / 86400, seconds % 86400);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 0;
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    while days >= lengths[month] {
-        days -= lengths[month];
-        month += 1;
-    }
-    let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
-    format!("{year}{:02}{:02}-{hour:02}{minute:02}{second:02}", month + 1, days + 1)
-}
-
 impl fmt::Display for ServeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new("Serving benchmark");
@@ -290,19 +271,6 @@ mod tests {
         assert_eq!(most_at_once(&outcomes), 2);
         assert_eq!(busiest_second(&outcomes), 5.0);
         assert_eq!((most_at_once(&[]), busiest_second(&[])), (0, 0.0));
-    }
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "19700101-000000"),
-            (951_782_399, "20000228-235959"),
-            (951_782_400, "20000229-000000"),
-            (1_735_689_599, "20241231-235959"),
-            (4_107_542_400, "21000301-000000"),
-        ] {
-            assert_eq!(date(UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
     }
 
     #[test]

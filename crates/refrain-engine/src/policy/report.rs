@@ -2,7 +2,7 @@
 
 use super::{Alike, Average, Phase, Policy};
 use refrain_device::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of a cell for one kind of steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +65,11 @@ impl Policy {
         }
         self.assume_the_rest(&measured);
         measured.len()
+    }
+
+    /// Every cell that there is.
+    pub fn cells(&self) -> BTreeSet<Cell> {
+        self.entries.iter().flat_map(|entry| &entry.candidates).map(|candidate| candidate.cell).collect()
     }
 
     /// Steps by phase and cell, those that have occurred.

@@ -1,5 +1,9 @@
 //! Flags of `refrain bench`. Names and defaults are those of `vllm bench`.
 
+mod table;
+
+pub use table::{TableArgs, TableOptions};
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,6 +23,9 @@ pub enum BenchCommand {
     /// How much the engine does when it is given everything at once
     #[command(after_help = THROUGHPUT_EXAMPLE)]
     Throughput(ThroughputArgs),
+    /// The same prompts in several modes, side by side, over a range of input lengths
+    #[command(after_help = TABLE_EXAMPLE)]
+    Table(TableArgs),
     /// What the users of a running server see
     #[command(after_help = SERVE_EXAMPLE)]
     Serve(ServeArgs),
@@ -32,10 +39,26 @@ const THROUGHPUT_EXAMPLE: &str = "\
 Example:
   refrain bench throughput --num-prompts 32 --input-len 512 --output-len 64";
 
+const TABLE_EXAMPLE: &str = "\
+Example:
+  refrain bench table ./Qwen3.5-4B --max-model-len 32768 --modes eager,graph+compile,measured --output-dir table";
+
 const SERVE_EXAMPLE: &str = "\
 Example:
   refrain serve &
   refrain bench serve --num-prompts 64 --max-concurrency 8 --input-len 256 --output-len 64";
+
+impl BenchCommand {
+    /// The engine that it loads, if it loads one.
+    pub fn engine(&self) -> Option<&EngineArgs> {
+        match self {
+            BenchCommand::Latency(args) => Some(&args.engine),
+            BenchCommand::Throughput(args) => Some(&args.engine),
+            BenchCommand::Table(args) => Some(&args.engine),
+            BenchCommand::Serve(_) => None,
+        }
+    }
+}
 
 /// Flags of `refrain bench latency`.
 #[derive(Args, Clone, Debug)]

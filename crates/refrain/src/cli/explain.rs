@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::engine::EngineArgs;
-use super::values::{count, human_readable_int};
+use super::values::{count, rate};
 
 /// Flags of `refrain explain`.
 #[derive(Args, Clone, Debug)]
@@ -39,12 +39,4 @@ pub struct ExplainOptions {
 
 fn tokens(text: &str) -> Result<NonZeroUsize, String> {
     NonZeroUsize::new(count(text)?).ok_or_else(|| "must be at least 1".to_owned())
-}
-
-/// A rate, whose suffixes are all powers of 1000: nobody means 1024 here.
-fn rate(text: &str) -> Result<f64, String> {
-    match human_readable_int(&text.to_ascii_lowercase())? {
-        0 => Err("must be above 0".to_owned()),
-        rate => Ok(rate as f64),
-    }
 }

@@ -139,6 +139,17 @@ pub fn positive_or_infinite(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A rate, whose suffixes are all powers of 1000: nobody means 1024 here.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn rate(text: &str) -> Result<f64, String> {
+    match human_readable_int(&text.to_ascii_lowercase())? {
+        0 => Err("must be above 0".to_owned()),
+        rate => Ok(rate as f64),
+    }
+}
+
 /// `NAME=VALUE`.
 ///
 /// # Errors

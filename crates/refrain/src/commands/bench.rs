@@ -1,5 +1,7 @@
 //! `refrain bench`.
 
+mod table;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ pub fn run(command: &BenchCommand, invocation: &Invocation<'_>) -> anyhow::Resul
     match command {
         BenchCommand::Latency(args) => run_latency(args, invocation),
         BenchCommand::Throughput(args) => run_throughput(args, invocation),
+        BenchCommand::Table(args) => table::run(args, invocation),
         BenchCommand::Serve(args) => run_serve(args),
     }
 }

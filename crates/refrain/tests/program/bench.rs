@@ -143,3 +143,39 @@ fn lengths_beyond_the_context_are_refused_before_they_are_run() {
         assert!(message.contains("--input-len") && message.contains("8192"), "{message}");
     }
 }
+
+/// The table on the embedded model, whose engine runs steps in one way only or in several: every mode is measured or
+/// refused with its reason.
+#[test]
+fn table_is_written_as_json_markdown_and_html() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = folder.path().join("new/table");
+    let arguments = ["bench", "table", "--device", "cpu", "--lengths", "40,8", "--output-len", "4", "--rounds", "2"];
+    let more = ["--modes", "eager,graph,measured", "--bandwidth", "40G", "--flops", "1T", "--quiet", "--output-dir"];
+    let output = output_of(&refrain(&arguments).args(more).arg(&files).output().expect("the program starts"));
+    let read = |name: &str| std::fs::read_to_string(files.join(name)).expect("a report");
+    assert_eq!(output, read("table.md"));
+    assert!(read("table.html").contains("tinytales: modes side by side"));
+    let report: Value = serde_json::from_str(&read("table.json")).expect("JSON");
+    let lengths = report["lengths"].as_array().expect("lengths");
+    assert_eq!(lengths.iter().map(|length| length["input_len"].as_u64()).collect::<Vec<_>>(), [Some(8), Some(40)]);
+    let refused = report["not_applicable"].as_array().expect("refusals");
+    for length in lengths {
+        let modes = length["modes"].as_array().expect("modes");
+        assert_eq!(modes.len() + refused.len(), 3);
+        assert_eq!(modes[0]["mode"], "eager");
+        for key in
+            ["ttft_seconds", "itl_seconds", "total_seconds", "prefill_roofline_percent", "decode_roofline_percent"]
+        {
+            assert!(modes[0][key].as_f64().expect(key) > 0.0, "{key}");
+        }
+        // One step for the prompt and one for each of the other tokens, twice.
+        let steps = modes[0]["steps"].as_array().expect("steps").iter().filter_map(|count| count["steps"].as_u64());
+        assert_eq!(steps.sum::<u64>(), 2 * 4);
+    }
+    assert!(refused.iter().any(|refused| refused["mode"] == "graph" && refused["why"].is_string()));
+    assert_eq!(report["runs"].as_array().map(Vec::len), Some(2 * 2 * (3 - refused.len())));
+
+    let too_long = run(&["bench", "table", "--device", "cpu", "--lengths", "1M", "--quiet"]);
+    assert!(text(&too_long.stderr).contains("the longest that fits is"), "{}", text(&too_long.stderr));
+}

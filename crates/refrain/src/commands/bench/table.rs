@@ -1,0 +1,132 @@
+//! `refrain bench table`.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use refrain::cli::bench::TableArgs;
+use refrain::load::{Device, Loaded, Prepared};
+use refrain_bench::date;
+use refrain_bench::table::{
+    self, Ceilings, DEFAULT_INPUT_LENS, EngineModes, Floor, StartPhase, TableFacts, TableReport,
+};
+use refrain_program::{Program, StepShape};
+use serde_json::{Map, Value};
+
+use crate::commands::ceilings::ceilings;
+use crate::commands::{Invocation, load_engine_after, print, progress_bar, runtime};
+
+/// Runs the comparison, prints it as Markdown and writes its files.
+pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
+    let options = &args.options;
+    if let Some(folder) = &options.output_dir {
+        // A folder that can't be had is known before minutes of measuring, not after.
+        std::fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+    }
+    let sequences = Some((options.batch_size, "the requests side by side"));
+    let known = |prepared: &Prepared| known_ceilings(args, &prepared.device);
+    let (loaded, ceilings) = load_engine_after(&args.engine, sequences, invocation, known)?;
+    let (input_lens, notes) = input_lens(args, loaded.engine.config().max_model_len);
+    let table_options = table::TableOptions {
+        input_lens,
+        output_len: options.output_len,
+        batch_size: options.batch_size,
+        modes: options.modes.clone(),
+        rounds: options.rounds,
+        warmup_rounds: options.warmup_rounds,
+        seed: args.engine.model.seed.unwrap_or(0),
+    };
+    let bar = progress_bar("Runs")?;
+    let modes = EngineModes::new(&loaded.engine);
+    let measurement = runtime()?.block_on(table::run(&loaded.engine, &modes, &table_options, &bar))?;
+    let facts = facts(&loaded, ceilings.clone());
+    let floor = |input_len| floor(&loaded.program, &ceilings, options.batch_size, input_len, options.output_len);
+    let report = TableReport::new(facts, notes, measurement, &floor);
+
+    let markdown = report.to_markdown();
+    print(markdown.as_bytes())?;
+    let json = serde_json::to_string_pretty(&report)? + "\n";
+    if let Some(file) = &options.output_json {
+        write(file, &json)?;
+    }
+    if let Some(folder) = &options.output_dir {
+        write(&folder.join("table.json"), &json)?;
+        write(&folder.join("table.md"), &markdown)?;
+        write(&folder.join("table.html"), &report.to_html())?;
+    }
+    Ok(())
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
+}
+
+/// The lengths that were asked for, or those of the default that fit, with a note where some don't.
+fn input_lens(args: &TableArgs, max_model_len: usize) -> (Vec<usize>, Vec<String>) {
+    let options = &args.options;
+    if !options.lengths.is_empty() {
+        return (options.lengths.clone(), Vec::new());
+    }
+    let (fit, others): (Vec<usize>, Vec<usize>) =
+        DEFAULT_INPUT_LENS.into_iter().partition(|len| len + options.output_len <= max_model_len);
+    if others.is_empty() {
+        return (fit, Vec::new());
+    }
+    let names = |lens: &[usize]| lens.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let note = format!("Left out, since --max-model-len is {max_model_len}: inputs of {} tokens.", names(&others));
+    tracing::warn!("{note}");
+    // The engine refuses what is too long and says what would fit.
+    (if fit.is_empty() { others } else { fit }, vec![note])
+}
+
+fn known_ceilings(args: &TableArgs, device: &Device) -> anyhow::Result<Ceilings> {
+    let given = (args.options.bandwidth, args.options.flops);
+    if let Device::Gpu(runtime, _) = device
+        && runtime.info().kind == "sim"
+        && (given.0.is_none() || given.1.is_none())
+    {
+        return Ok(Ceilings::Unknown { why: "the simulated GPU is as fast as the machine below it".to_owned() });
+    }
+    let (ceilings, source) = ceilings(device, given.0, given.1)?;
+    let refrain_program::Ceilings { bytes_per_second, flops_per_second } = ceilings;
+    Ok(Ceilings::Known { bytes_per_second, flops_per_second, source })
+}
+
+/// The least times of a batch at one input length.
+fn floor(
+    program: &Program,
+    ceilings: &Ceilings,
+    batch_size: usize,
+    input_len: usize,
+    output_len: usize,
+) -> Option<Floor> {
+    let &Ceilings::Known { bytes_per_second, flops_per_second, .. } = ceilings else { return None };
+    let ceilings = refrain_program::Ceilings { bytes_per_second, flops_per_second };
+    let prefill = StepShape { segments: vec![(input_len, 0); batch_size], logit_rows: batch_size };
+    let decode = StepShape::decode(batch_size, input_len + output_len / 2);
+    let seconds = |shape: &StepShape| program.estimate(shape, &ceilings).floor_seconds;
+    Some(Floor { prefill_seconds: seconds(&prefill), decode_seconds: seconds(&decode) })
+}
+
+fn facts(loaded: &Loaded, ceilings: Ceilings) -> TableFacts {
+    let device = loaded.engine.device();
+    let report = &loaded.report;
+    let graphs_seconds = report.graphs.as_ref().map_or(0.0, |graphs| graphs.seconds);
+    let mut extra = Map::new();
+    extra.insert("memory_plan".to_owned(), report.memory_json());
+    extra.insert("settings".to_owned(), Value::Object(report.settings.to_json()));
+    TableFacts {
+        model_id: loaded.model.name.clone(),
+        device: format!("{}: {} ({})", device.kind, device.name, device.compute),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        date: date(SystemTime::now()),
+        ceilings,
+        graph_memory_bytes: report.graphs.as_ref().map(|graphs| graphs.bytes as u64),
+        start: vec![
+            StartPhase { name: "model files opened", seconds: report.open_seconds },
+            StartPhase { name: "kernels and weights loaded", seconds: report.weights_seconds - graphs_seconds },
+            StartPhase { name: "graphs recorded", seconds: graphs_seconds },
+        ],
+        extra,
+    }
+}

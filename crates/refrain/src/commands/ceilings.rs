@@ -1,0 +1,72 @@
+//! What a device can do at most: what is given, measured, or worked out.
+
+use anyhow::bail;
+use refrain::load::Device;
+use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
+use refrain_cpu::{CpuOptions, Isa, Precision, SimdLevel};
+use refrain_gpu::{MEASURED_BYTES, measure};
+use refrain_program::Ceilings;
+
+/// The ceilings of a device that has nothing on it, and where they come from. What is given for both is not measured.
+pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> anyhow::Result<(Ceilings, String)> {
+    let measured = match device {
+        Device::Gpu(runtime, _) if bandwidth.is_none() || flops.is_none() => Some(measure(runtime, MEASURED_BYTES)?),
+        _ => None,
+    };
+    let (bandwidth, bandwidth_source) = match (bandwidth, measured) {
+        (Some(bandwidth), _) => (bandwidth, "as given"),
+        (None, Some(measured)) => (measured.read_bandwidth, "measured"),
+        (None, None) => (read_bandwidth(device.threads(), BANDWIDTH_BUFFER_BYTES), "measured"),
+    };
+    let (flops, flops_source) = match (flops, measured, device) {
+        (Some(flops), ..) => (flops, "as given".to_owned()),
+        (None, Some(measured), _) => match measured.bf16_flops {
+            Some(flops) => (flops, "measured".to_owned()),
+            None => bail!("no library of matrix products tells what {} can do; give --flops", device.name()),
+        },
+        (None, None, Device::Cpu(cpu)) => nominal_flops(cpu),
+        (None, None, Device::Gpu(..)) => unreachable!("it was measured"),
+    };
+    let ceilings = Ceilings { bytes_per_second: bandwidth, flops_per_second: flops };
+    Ok((ceilings, format!("bandwidth {bandwidth_source}, arithmetic {flops_source}")))
+}
+
+/// What the cores could do if nothing held them up: operations in a cycle times the clock. The clock falls under load,
+/// so nothing reaches it.
+fn nominal_flops(cpu: &CpuOptions) -> (f64, String) {
+    let isa = Isa::detect();
+    let per_cycle = match (cpu.precision, isa, isa.simd()) {
+        // One tile product of 16 x 16 x 32 multiply-adds every 16 cycles.
+        (Precision::Bf16, Isa::Amx, _) => 1024.0,
+        // Two units of 16 lanes of pairs, each a multiply-add.
+        (Precision::Bf16, Isa::Avx512Bf16, _) => 128.0,
+        (_, _, SimdLevel::Avx512) => 64.0,
+        (_, _, SimdLevel::Avx2) => 32.0,
+        (_, _, SimdLevel::Portable) => 8.0,
+    };
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let (clock, assumed) = clock(&cpuinfo).map_or((2e9, ", clock assumed"), |clock| (clock, ""));
+    let threads = cpu.threads;
+    let source = format!("nominal: {threads} x {per_cycle:.0} a cycle ({isa}) at {:.1} GHz{assumed}", clock / 1e9);
+    (threads as f64 * per_cycle * clock, source)
+}
+
+/// The highest clock in hertz that the system names.
+fn clock(cpuinfo: &str) -> Option<f64> {
+    let megahertz = cpuinfo
+        .lines()
+        .filter_map(|line| line.strip_prefix("cpu MHz")?.split_once(':')?.1.trim().parse::<f64>().ok())
+        .max_by(f64::total_cmp)?;
+    (megahertz > 0.0).then_some(megahertz * 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock;
+
+    #[test]
+    fn the_highest_clock_counts() {
+        assert_eq!(clock("cpu MHz\t\t: 2000.000\nflags\t: avx\ncpu MHz\t\t: 2400.5\n"), Some(2_400_500_000.0));
+        assert_eq!(clock("flags: avx\n"), None);
+    }
+}
