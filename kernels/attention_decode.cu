@@ -62,6 +62,20 @@ KX_DEV void load_run(KvEight<KV_T> out[KEYS], const KV_T* of_block, u32 start, u
     }
 }
 
+// The scales of the key and the value whose scores a lane gets; without scales, ones.
+struct Scales {
+    f32 key;
+    f32 value;
+};
+KX_DEV Scales load_scales(const AttentionDecodeArgs& args, u32 block, u32 kv_head, u32 position) {
+    if constexpr (KV_SCALED) {
+        const u8* from = (const u8*)args.cache + kv_scales(block, kv_head) + position % KX_BLOCK;
+        return Scales{kx_scale_factor(from[0]), kx_scale_factor(from[KV_VALUE_SCALES])};
+    } else {
+        return Scales{1.0f, 1.0f};
+    }
+}
+
 // The running softmax of a group over its runs of the part.
 struct Sums {
     f32 maximum[DEALT]; // of the queries whose scores the lane gets
@@ -96,8 +110,12 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
     const u32 rounds = wave_start < part.end ? (part.end - wave_start + stride - 1) / stride : 0;
     u32 start = part.begin + group * KEYS;
     KvEight<KV_T> keys[KEYS], values[KEYS];
+    Scales scales = {1.0f, 1.0f};
+    const u32 own_key = lane / KEY_LANES;
     if (rounds > 0) {
-        const u64 at = kv_keys(kv_block(part.blocks, start < last ? start : last), kv_head);
+        const u32 block = kv_block(part.blocks, start < last ? start : last);
+        const u64 at = kv_keys(block, kv_head);
+        scales = load_scales(args, block, kv_head, start + own_key < last ? start + own_key : last);
         load_run(keys, keys_of + at, start, last);
         load_run(values, values_of + at, start, last);
     }
@@ -126,15 +144,15 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
         Deal<SCORES, GROUP / 2>::sum(scores, lane);
         f32* weights = shared.weights[group][round % 2];
         f32* rescale = shared.rescale[group][round % 2];
-        const bool masked = start + lane / KEY_LANES > last;
+        const bool masked = start + own_key > last;
         KX_UNROLL
         for (u32 j = 0; j < DEALT; j++) {
-            const f32 score = masked ? MASKED : scores[j] * args.scale;
+            const f32 score = masked ? MASKED : scores[j] * scales.key * args.scale;
             const f32 maximum = kx_max(sums.maximum[j], max_over_keys<GROUP / 2>(score));
             const f32 factor = kx_exp2(sums.maximum[j] - maximum), weight = kx_exp2(score - maximum);
             sums.total[j] = kx_fma(sums.total[j], factor, weight);
             sums.maximum[j] = maximum;
-            if (lane % SAME == 0) weights[lane / SAME * DEALT + j] = weight;
+            if (lane % SAME == 0) weights[lane / SAME * DEALT + j] = weight * scales.value;
             if (lane < KEY_LANES && lane % SAME == 0) rescale[lane / SAME * DEALT + j] = factor;
         }
         kx_sync_wave();
@@ -155,7 +173,10 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
                 for (int i = 0; i < 8; i++) sums.values[g][i] = kx_fma(weight, value[i], sums.values[g][i]);
             }
         }
-        if (more) load_run(values, values_of + next_at, next, last);
+        if (more) {
+            load_run(values, values_of + next_at, next, last);
+            scales = load_scales(args, next_block, kv_head, next + own_key < last ? next + own_key : last);
+        }
         start = next;
     }
 }

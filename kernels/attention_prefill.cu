@@ -33,7 +33,14 @@ struct AttentionPrefillArgs {
     u32 reserved;
 };
 
-struct Room {
+// The scales of the keys and values of a tile, where they have any.
+template <bool SCALED> struct Scales {};
+template <> struct Scales<true> {
+    KX_ALIGN(16) f32 keys[KEYS];
+    f32 values[KEYS];
+};
+
+struct Room : Scales<KV_SCALED> {
     KX_ALIGN(16) X_T q[ROWS * Q_PITCH];
     KX_ALIGN(16) KV_T kv[KEYS * KV_PITCH];
     KX_ALIGN(16) f32 weights[KEYS * WEIGHT_PITCH]; // scores, then weights, key by key
@@ -64,12 +71,12 @@ KX_DEV void load_queries(const AttentionPrefillArgs& args, Room& room, const Pla
 
 // KEYS keys or values from `start` on; zeros behind the last row, where nobody may have written.
 KX_DEV void load_tile(const AttentionPrefillArgs& args, Room& room, const Place& place, u32 start, u32 offset) {
-    const u32 end = place.position + place.rows;
+    const u32 end = place.position + place.rows, kv_head = place.head / (HEADS / KV_HEADS);
     for (u32 item = kx_tid(); item < KEYS * EIGHTS; item += THREADS) {
         const u32 key = item / EIGHTS, column = item % EIGHTS * 8, position = start + key;
         KV_T* to = room.kv + key * KV_PITCH + column;
         if (position < end) {
-            const u64 at = kv_keys(kv_block(place.blocks, position), place.head / (HEADS / KV_HEADS)) + offset;
+            const u64 at = kv_keys(kv_block(place.blocks, position), kv_head) + offset;
             kv_store(to, args.cache + at + position % KX_BLOCK * HEAD_DIM + column);
         } else {
             f32 zeros[8];
@@ -78,6 +85,30 @@ KX_DEV void load_tile(const AttentionPrefillArgs& args, Room& room, const Place&
             kx_store8(to, zeros);
         }
     }
+}
+
+// The scales of the keys and values from `start` on.
+template <class R> KX_DEV void load_scales(const AttentionPrefillArgs& args, R& room, const Place& place, u32 start) {
+    if constexpr (KV_SCALED) {
+        const u32 kv_head = place.head / (HEADS / KV_HEADS);
+        for (u32 key = kx_tid(); key < KEYS; key += THREADS) {
+            const u32 position = start + key;
+            room.keys[key] = room.values[key] = 0.0f;
+            if (position >= place.position + place.rows) continue;
+            const u8* from = (const u8*)args.cache + kv_scales(kv_block(place.blocks, position), kv_head);
+            room.keys[key] = kx_scale_factor(from[position % KX_BLOCK]);
+            room.values[key] = kx_scale_factor(from[KV_VALUE_SCALES + position % KX_BLOCK]);
+        }
+    }
+}
+// Of keys, the scale of the scores; of values, that of the weights.
+template <class R> KX_DEV f32 key_scale(const R& room, u32 key) {
+    if constexpr (KV_SCALED) return room.keys[key];
+    else return 1.0f;
+}
+template <class R> KX_DEV f32 value_scale(const R& room, u32 key) {
+    if constexpr (KV_SCALED) return room.values[key];
+    else return 1.0f;
 }
 
 // Scores of rows four * 4 .. four * 4 + 4 and every COLUMNS-th key, to room.weights.
@@ -123,7 +154,8 @@ KX_DEV void soften(Room& room, Softmax& softmax, const Place& place, u32 start, 
     KX_UNROLL
     for (u32 n = 0; n < KEYS / LANES; n++) {
         const u32 key = lane + n * LANES;
-        scores[n] = start + key > position ? MASKED : room.weights[key * WEIGHT_PITCH + row] * scale;
+        const f32 score = room.weights[key * WEIGHT_PITCH + row] * key_scale(room, key);
+        scores[n] = start + key > position ? MASKED : score * scale;
         maximum = kx_max(maximum, scores[n]);
     }
     maximum = kx_group_max<LANES>(maximum);
@@ -132,7 +164,7 @@ KX_DEV void soften(Room& room, Softmax& softmax, const Place& place, u32 start, 
     KX_UNROLL
     for (u32 n = 0; n < KEYS / LANES; n++) {
         const f32 weight = kx_exp2(scores[n] - maximum);
-        room.weights[(lane + n * LANES) * WEIGHT_PITCH + row] = weight;
+        room.weights[(lane + n * LANES) * WEIGHT_PITCH + row] = weight * value_scale(room, lane + n * LANES);
         total += weight;
     }
     if (lane == 0) room.factors[row] = factor;
@@ -194,6 +226,7 @@ KX_KERNEL(attention_prefill, AttentionPrefillArgs, THREADS) {
     load_queries(args, room, place);
     for (u32 start = 0; start < place.position + rows; start += KEYS) {
         load_tile(args, room, place, start, 0);
+        load_scales(args, room, place, start);
         kx_sync();
         score(room, four, column);
         kx_sync();

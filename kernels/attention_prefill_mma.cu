@@ -2,13 +2,16 @@
 //
 //   out_i = sum_{t <= i} p_it v_t / sum_{t <= i} p_it,   p_it = exp(scale q_i . k_t)
 //
-// q: [T, HEADS * HEAD_DIM] X_T; out: the same in OUT_T, X_T or f32; cache: kv_cache.h, with KV_T = X_T, and already
-// with the step's own keys and values. A block takes a piece (at most 64 rows that don't cross a multiple of 64) for
+// q: [T, HEADS * HEAD_DIM] X_T; out: the same in OUT_T, X_T or f32; cache: kv_cache.h, with KV_T = X_T or of eight bits,
+// and already with the step's own keys and values. A block takes a piece (at most 64 rows that don't cross a multiple of 64) for
 // QUERIES query heads of one key and value head, and goes over the keys in tiles with the running softmax
 // (FlashAttention-2, arXiv 2307.08691). A warp has 16 rows of one head: scores in fragments of m16n8, which are rounded
 // to X_T and used as they are as the left operand of the product with the values; the result in HEAD_DIM / 2 registers
 // a thread. While a tile is worked on, the next comes to shared memory. MMA and PAIR are the functions of X_T, which is
 // bf16 or f16.
+//
+// Of eight bits, codes and scales come to shared memory, and all threads together make one tile of X_T out of them, in
+// which e4m3 and e5m2 times a power of two are exact (of f16, as far as its range goes).
 //
 // One block a multiprocessor at HEAD_DIM 256: 64 rows x 2 heads and two stages of 64 keys are 198 KiB. Rows in shared
 // memory are HEAD_DIM + 8 elements apart, an odd number of 16 bytes, so that the eight rows of a matrix lie in
@@ -29,7 +32,7 @@
 struct AttentionPrefillArgs {
     Step step;
     const X_T* q;
-    const X_T* cache;
+    const KV_T* cache;
     OUT_T* out;
     u32 q_stride;
     u32 out_stride;
@@ -46,6 +49,14 @@ KX_DEV void load_ids(u32 ids[KEY_BLOCKS], const u32* blocks, u32 tile, u32 last_
     }
 }
 
+// The id of one of the blocks, without an index into registers.
+KX_DEV u32 block_of(const u32 ids[KEY_BLOCKS], u32 which) {
+    u32 id = ids[0];
+    KX_UNROLL
+    for (u32 n = 1; n < KEY_BLOCKS; n++) id = which == n ? ids[n] : id;
+    return id;
+}
+
 // Sends keys and values of a tile to a stage; zeros for positions from `end` on, which nobody has written.
 KX_DEV void send_tile(X_T* stage, const X_T* cache, const u32 ids[KEY_BLOCKS], u32 kv_head, u32 tile, u32 end) {
     KX_UNROLL
@@ -60,6 +71,49 @@ KX_DEV void send_tile(X_T* stage, const X_T* cache, const u32 ids[KEY_BLOCKS], u
             X_T* to = stage + value * TILE + (n * KX_BLOCK + token) * PITCH + column;
             kx_copy_async16(to, from + value * KV_VALUES + within * 8, position + token < end);
         }
+    }
+}
+
+// Codes and scales of a tile of eight bits, as they lie in the cache.
+struct Codes {
+    KX_ALIGN(16) u8 codes[2][KEY_TILE * HEAD_DIM]; // keys, values
+    u8 scales[2][KEY_TILE];
+};
+
+// Sends the codes of a tile; of positions that nobody has written, whatever lies there.
+KX_DEV void send_codes(Codes& codes, const KV_T* cache, const u32 ids[KEY_BLOCKS], u32 kv_head) {
+    constexpr u32 copies = KX_BLOCK * HEAD_DIM / 16;
+    KX_UNROLL
+    for (u32 n = 0; n < KEY_BLOCKS; n++) {
+        const u8* from = (const u8*)cache + kv_keys(ids[n], kv_head);
+        KX_UNROLL
+        for (u32 first = 0; first < 2 * copies; first += THREADS) {
+            const u32 copy = first + kx_tid(), within = copy % copies, value = copy / copies;
+            if (2 * copies % THREADS != 0 && copy >= 2 * copies) continue;
+            u8* to = codes.codes[value] + n * KX_BLOCK * HEAD_DIM + within * 16;
+            kx_copy_async16(to, from + value * KV_VALUES + within * 16, true);
+        }
+    }
+    if (kx_tid() < 2 * KEY_BLOCKS) {
+        const u32 n = kx_tid() % KEY_BLOCKS, value = kx_tid() / KEY_BLOCKS;
+        const u8* from = (const u8*)cache + kv_scales(block_of(ids, n), kv_head) + value * KV_VALUE_SCALES;
+        kx_copy_async16(codes.scales[value] + n * KX_BLOCK, from, true);
+    }
+}
+
+// Makes a stage of the codes of a tile; zeros for positions from `end` on.
+KX_DEV void widen(X_T* stage, const Codes& codes, u32 tile, u32 end) {
+    KX_UNROLL_BY(4)
+    for (u32 item = kx_tid(); item < 2 * KEY_TILE * HEAD_DIM / 8; item += THREADS) {
+        const u32 value = item / (KEY_TILE * HEAD_DIM / 8), key = item / (HEAD_DIM / 8) % KEY_TILE;
+        const u32 column = item % (HEAD_DIM / 8) * 8;
+        const bool valid = tile * KEY_TILE + key < end;
+        const f32 factor = valid ? kx_scale_factor(codes.scales[value][key]) : 0.0f;
+        f32 numbers[8];
+        kx_load8(numbers, (const KV_T*)codes.codes[value] + key * HEAD_DIM + column);
+        KX_UNROLL
+        for (int i = 0; i < 8; i++) numbers[i] = valid ? kx_saturated(numbers[i] * factor, X_T()) : 0.0f;
+        kx_store8(stage + value * TILE + key * PITCH + column, numbers);
     }
 }
 
@@ -189,16 +243,25 @@ KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
     u32 ids[KEY_BLOCKS];
     load_ids(ids, blocks, 0, last_block);
     send_queries(args, queries, piece, head);
-    send_tile(stages, args.cache, ids, kv_head, 0, end);
+    Codes& codes = *(Codes*)(stages + 2 * TILE);
+    if constexpr (KV_SCALED) send_codes(codes, args.cache, ids, kv_head);
+    else send_tile(stages, (const X_T*)args.cache, ids, kv_head, 0, end);
     kx_copy_commit();
     load_ids(ids, blocks, 1, last_block);
     for (u32 tile = 0; tile < tiles; tile++) {
         // Behind this barrier the tile is there, and nobody reads the other stage any more.
         kx_copy_wait<0>();
         kx_sync();
-        const X_T* stage = stages + tile % 2 * (2 * TILE);
+        const X_T* stage = stages;
+        if constexpr (KV_SCALED) {
+            widen(stages, codes, tile, end);
+            kx_sync();
+        } else {
+            stage += tile % 2 * (2 * TILE);
+        }
         if (tile + 1 < tiles) {
-            send_tile(stages + (tile + 1) % 2 * (2 * TILE), args.cache, ids, kv_head, tile + 1, end);
+            if constexpr (KV_SCALED) send_codes(codes, args.cache, ids, kv_head);
+            else send_tile(stages + (tile + 1) % 2 * (2 * TILE), (const X_T*)args.cache, ids, kv_head, tile + 1, end);
             kx_copy_commit();
             load_ids(ids, blocks, tile + 2, last_block);
         }

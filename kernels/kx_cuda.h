@@ -91,6 +91,37 @@ KX_DEV u32 kx_f16_pair_finite(f32 low, f32 high) {
 }
 #endif
 
+// Four bytes of eight, counted from the lowest of `low`.
+#define KX_BYTES 1
+template <int A, int B, int C, int D> KX_DEV u32 kx_bytes(u32 low, u32 high) {
+    return __byte_perm(low, high, A | B << 4 | C << 8 | D << 12);
+}
+
+// The conversions of kx_fp8.h, where there are instructions for them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+#define KX_FP8 1
+KX_DEV u32 kx_e4m3_pair(f32 low, f32 high) {
+    u16 pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+KX_DEV u32 kx_e5m2_pair(f32 low, f32 high) {
+    u16 pair;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+KX_DEV u32 kx_e4m3_halves(u32 codes) {
+    u32 halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((u16)codes));
+    return halves;
+}
+KX_DEV u32 kx_e5m2_halves(u32 codes) {
+    u32 halves;
+    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((u16)codes));
+    return halves;
+}
+#endif
+
 KX_DEV u32 kx_atomic_add(u32* at, u32 value) { return atomicAdd(at, value); }
 KX_DEV u32 kx_atomic_max(u32* at, u32 value) { return atomicMax(at, value); }
 

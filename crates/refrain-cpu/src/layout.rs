@@ -2,10 +2,12 @@
 
 use crate::kernels::attention::attention_scratch_floats;
 use crate::kernels::gdn_scan::{gdn_scan_scratch_floats, slot_floats};
-use crate::kernels::kv_cache::{KvElement, KvLayout};
+use crate::kernels::kv_cache::KvLayout;
 use crate::{CpuOptions, linear, matrix};
 use refrain_device::{Footprint, PoolSizes, StepLimits};
-use refrain_program::{ActivationPlan, Dtype, FEW_ROWS, GdnShape, Op, Program, Rows, StateKind, WeightKind, compile};
+use refrain_program::{
+    ActivationPlan, CacheDtype, Dtype, FEW_ROWS, GdnShape, Op, Program, Rows, StateKind, WeightKind, compile,
+};
 
 /// Everything in the arena begins at a multiple of a page, so that huge pages and streams don't overlap by accident.
 const ALIGNMENT: usize = 4096;
@@ -68,17 +70,12 @@ pub(crate) fn weight_bytes(kind: &WeightKind, dtype: Dtype) -> usize {
 }
 
 /// The layout of an attention layer's cache.
-pub(crate) fn kv_layout(kv_heads: usize, head_dim: usize, dtype: Dtype) -> KvLayout {
-    let element = match dtype {
-        Dtype::F32 => KvElement::F32,
-        Dtype::Bf16 => KvElement::Bf16,
-        Dtype::F16 => KvElement::F16,
-    };
-    KvLayout { kv_heads, head_dim, element }
+pub(crate) fn kv_layout(kv_heads: usize, head_dim: usize, dtype: CacheDtype) -> KvLayout {
+    KvLayout { kv_heads, head_dim, element: dtype.into() }
 }
 
 /// Bytes of one unit (block or slot) of a state.
-pub(crate) fn state_unit_bytes(kind: &StateKind, dtype: Dtype) -> usize {
+pub(crate) fn state_unit_bytes(kind: &StateKind, dtype: CacheDtype) -> usize {
     match *kind {
         StateKind::KvCache { kv_heads, head_dim } => kv_layout(kv_heads, head_dim, dtype).block_bytes(),
         StateKind::GdnState { value_heads, key_head_dim, value_head_dim } => {

@@ -64,6 +64,10 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_f16(from: *const u16) -> Self::V;
     /// 16 IEEE half floats, rounded to nearest even.
     unsafe fn store_f16(to: *mut u16, value: Self::V);
+    /// 16 FP8 of [`Fp8::E4m3`](refrain_program::Fp8).
+    unsafe fn load_e4m3(from: *const u8) -> Self::V;
+    /// 16 FP8 of [`Fp8::E5m2`](refrain_program::Fp8).
+    unsafe fn load_e5m2(from: *const u8) -> Self::V;
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
@@ -174,6 +178,7 @@ impl SimdLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use refrain_program::Fp8;
 
     #[inline(always)]
     unsafe fn exp_all<S: Simd>(x: &[f32], out: &mut [f32]) {
@@ -242,6 +247,35 @@ mod tests {
             for i in 0..16 {
                 assert_eq!(bf16[i].to_bits(), half::bf16::from_f32(x[i]).to_f32().to_bits(), "{level:?} lane {i}");
                 assert_eq!(f16[i].to_bits(), half::f16::from_f32(x[i]).to_f32().to_bits(), "{level:?} lane {i}");
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes<S: Simd>(codes: &[u8; 16]) -> [[f32; 16]; 2] {
+        let mut out = [[0.0; 16]; 2];
+        // SAFETY: every array has 16 elements.
+        unsafe {
+            S::store(out[0].as_mut_ptr(), S::load_e4m3(codes.as_ptr()));
+            S::store(out[1].as_mut_ptr(), S::load_e5m2(codes.as_ptr()));
+        }
+        out
+    }
+    simd_dispatch!(fn run_load_codes(codes: &[u8; 16]) -> [[f32; 16]; 2] = load_codes);
+
+    #[test]
+    fn every_code_of_eight_bits_is_read_right() {
+        for level in SimdLevel::available() {
+            for first in (0..=255u8).step_by(16) {
+                let codes = std::array::from_fn(|i| first + i as u8);
+                // SAFETY: the level is available.
+                let got = unsafe { run_load_codes(level, &codes) };
+                for (got, format) in got.iter().zip([Fp8::E4m3, Fp8::E5m2]) {
+                    for (got, want) in got.iter().zip(codes.map(|code| format.decode(code))) {
+                        let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                        assert!(same, "{level:?} {format}: {got}, not {want}");
+                    }
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use refrain_cpu::{CpuBackend, CpuOptions, Isa, Precision};
 use refrain_device::Cell;
-use refrain_program::{BuildOptions, Dtype, PassConfig};
+use refrain_program::{BuildOptions, CacheDtype, Dtype, Fp8, PassConfig};
 use refrain_testkit::{Difference, Golden, Invariance, Part, Prepared, Runner, bits, check_all_ways, checkpoint};
 use std::path::Path;
 
@@ -13,11 +13,13 @@ struct Settings {
     isa: Option<Isa>,
     threads: usize,
     cell: Cell,
+    /// The type of keys and values; else that of the arithmetic.
+    kv_cache: Option<CacheDtype>,
 }
 
 impl Settings {
     fn f32() -> Self {
-        Self { precision: Precision::F32, isa: None, threads: 1, cell: Cell::EAGER }
+        Self { precision: Precision::F32, isa: None, threads: 1, cell: Cell::EAGER, kv_cache: None }
     }
 
     fn bf16() -> Self {
@@ -31,7 +33,7 @@ fn load(folder: &Path, max_tokens: usize, settings: Settings) -> Runner {
             Precision::F32 => (stored, Dtype::F32),
             Precision::Bf16 => (Dtype::Bf16, Dtype::Bf16),
         };
-        BuildOptions { weights, activations: Dtype::F32, kv_cache }
+        BuildOptions { weights, activations: Dtype::F32, kv_cache: settings.kv_cache.unwrap_or(kv_cache.into()) }
     });
     let passes = settings.cell.compiled.then(PassConfig::default);
     let cpu = CpuOptions { threads: settings.threads, precision: settings.precision, isa: settings.isa, passes };
@@ -54,6 +56,15 @@ fn in_f32(name: &str) {
 fn in_bf16(name: &str) {
     let golden = if name.ends_with("-f32") { Golden::load_rounded(name) } else { Golden::load(name) };
     check(&golden, Settings::bf16(), Difference::check_bf16);
+}
+
+/// Keys and values of eight bits, of either kind with an arithmetic.
+fn in_fp8(name: &str) {
+    let golden = Golden::load(name);
+    let other = if name.ends_with("-f32") { Settings::f32() } else { Settings::bf16() };
+    for (settings, format) in [(Settings::f32(), Fp8::E4m3), (other, Fp8::E5m2)] {
+        check(&golden, Settings { kv_cache: Some(format.into()), ..settings }, Difference::check_fp8_cache);
+    }
 }
 
 macro_rules! goldens {
@@ -104,6 +115,14 @@ goldens! { in_bf16:
     dense_4_bf16 "dense-4-bf16",
 }
 
+goldens! { in_fp8:
+    tinytales "tinytales",
+    tiny_0_bf16 "tiny-0-bf16",
+    micro_0_bf16 "micro-0-bf16",
+    micro_1_f32 "micro-1-f32",
+    odd_1_bf16 "odd-1-bf16",
+}
+
 #[test]
 fn every_golden_is_tested() {
     let mut tested: Vec<String> = in_f32::NAMES.iter().map(|&name| name.to_owned()).collect();
@@ -111,6 +130,7 @@ fn every_golden_is_tested() {
     tested.sort();
     made.sort();
     assert_eq!(tested, made);
+    assert!(in_fp8::NAMES.iter().all(|&name| made.iter().any(|made| made == name)));
     let bf16 = made.iter().filter(|name| name.ends_with("-bf16"));
     assert!(
         bf16.into_iter().all(|name| in_bf16::NAMES.contains(&name.as_str())),

@@ -11,7 +11,7 @@ use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, Cell, DeviceError, GraphMode, Runtime};
 use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
 use refrain_hip::{HipOptions, HipRuntime};
-use refrain_program::{BuildOptions, Dtype};
+use refrain_program::{BuildOptions, Dtype, Fp8};
 use refrain_sim::{SimOptions, SimRuntime};
 use refrain_testkit::{
     Difference, Golden, Invariance, MAX_SEQUENCES, Part, Prepared, Runner, check_all_ways, checkpoint,
@@ -71,11 +71,15 @@ fn runner_with(
 }
 
 fn in_f32(stored: Dtype) -> BuildOptions {
-    BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 }
+    BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() }
 }
 
 fn in_bf16(_: Dtype) -> BuildOptions {
-    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16 }
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16.into() }
+}
+
+fn over(format: Fp8, types: BuildOptions) -> BuildOptions {
+    BuildOptions { kv_cache: format.into(), ..types }
 }
 
 fn goldens(device: &str, names: &[&str]) -> Result<(), Box<dyn Error>> {
@@ -146,6 +150,21 @@ fn gates(runtime: &Arc<dyn Runtime>, names: &[&str], options: &GpuOptions) -> Re
         if !["gdn-6-f32", "micro-3-f16", "odd-1-f32"].contains(&name.as_str()) {
             let rounded = if name.ends_with("-f32") { Golden::load_rounded(&name) } else { golden };
             check("BF16", &rounded, in_bf16, Difference::check_bf16);
+        }
+        // Rounding to eight bits moves the model without GDN layers by more than the gate, and that without attention
+        // not at all.
+        if !["gdn-6-f32", "dense-4-bf16"].contains(&name.as_str()) {
+            let golden = Golden::load(&name);
+            check("F32 over e4m3", &golden, |stored| over(Fp8::E4m3, in_f32(stored)), Difference::check_fp8_cache);
+            check("F32 over e5m2", &golden, |stored| over(Fp8::E5m2, in_f32(stored)), Difference::check_fp8_cache);
+            if name.ends_with("-bf16") || name == "tinytales" {
+                check(
+                    "BF16 over e4m3",
+                    &golden,
+                    |stored| over(Fp8::E4m3, in_bf16(stored)),
+                    Difference::check_fp8_cache,
+                );
+            }
         }
         println!("{name}: {:.1} s", start.elapsed().as_secs_f64());
     }

@@ -3,7 +3,7 @@
 use crate::StepCounts;
 use bytemuck::{NoUninit, bytes_of};
 use refrain_device::DevicePtr;
-use refrain_program::Dtype;
+use refrain_program::{CacheDtype, Dtype, Fp8};
 
 /// What to compile: one entry of one source file, with its constants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,11 @@ impl Kernel {
         self.define(name, dtype_define(dtype))
     }
 
+    /// With a type of states, by the name that kernels have for it.
+    pub fn define_cache_type(self, name: &'static str, dtype: CacheDtype) -> Kernel {
+        self.define(name, cache_define(dtype))
+    }
+
     /// With dynamic shared memory.
     pub fn shared(mut self, bytes: u32) -> Kernel {
         self.shared_bytes = bytes;
@@ -51,6 +56,15 @@ pub fn dtype_define(dtype: Dtype) -> &'static str {
         Dtype::F32 => "f32",
         Dtype::F16 => "f16",
         Dtype::Bf16 => "bf16",
+    }
+}
+
+/// The name that kernels have for a type of states.
+pub fn cache_define(dtype: CacheDtype) -> &'static str {
+    match dtype {
+        CacheDtype::Plain(dtype) => dtype_define(dtype),
+        CacheDtype::Fp8(Fp8::E4m3) => "e4m3",
+        CacheDtype::Fp8(Fp8::E5m2) => "e5m2",
     }
 }
 

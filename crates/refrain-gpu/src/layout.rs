@@ -120,18 +120,16 @@ impl Layout {
         let states = program
             .states
             .iter()
-            .map(|state| {
-                let elements = state.kind.elements() * state.dtype.bytes();
-                match state.kind {
-                    StateKind::KvCache { .. } => {
-                        let unit = elements * BLOCK_TOKENS;
-                        footprint.kv_block += unit;
-                        place(unit.saturating_mul(pools.blocks))
-                    }
-                    StateKind::GdnState { .. } | StateKind::ConvState { .. } => {
-                        footprint.gdn_slot += elements;
-                        place(elements.saturating_mul(pools.slots))
-                    }
+            .map(|state| match state.kind {
+                StateKind::KvCache { .. } => {
+                    let unit = state.unit_bytes() * BLOCK_TOKENS;
+                    footprint.kv_block += unit;
+                    place(unit.saturating_mul(pools.blocks))
+                }
+                StateKind::GdnState { .. } | StateKind::ConvState { .. } => {
+                    let unit = state.unit_bytes();
+                    footprint.gdn_slot += unit;
+                    place(unit.saturating_mul(pools.slots))
                 }
             })
             .collect();

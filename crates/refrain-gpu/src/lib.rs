@@ -23,7 +23,7 @@ mod upload;
 
 pub use backend::{GpuBackend, GpuOptions};
 pub use graphs::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, check_sizes, default_decode_sizes, default_prefill_sizes};
-pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, dtype_define};
+pub use kernel::{Count, Extent, Kernel, LaunchSpec, Rows, cache_define, dtype_define};
 pub use layout::{code_bytes, footprint};
 pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_source};
 pub use lower::required_kernels;

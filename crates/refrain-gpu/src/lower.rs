@@ -14,7 +14,7 @@ use crate::ops::Recorded;
 use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepPointers, Target};
 use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
-use refrain_program::{Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
+use refrain_program::{CacheDtype, Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
 
 /// What one rotary table serves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -161,7 +161,7 @@ impl Places<'_> {
         self.base.offset(self.layout.states[id.0])
     }
 
-    fn state_dtype(&self, id: StateId) -> Dtype {
+    fn state_dtype(&self, id: StateId) -> CacheDtype {
         self.program.state(id).dtype
     }
 

@@ -5,11 +5,12 @@ macro_rules! sources {
 }
 
 /// Files that kernels include.
-pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "gdn_chunk.h" "kv_cache.h" "sample.h" "sample_list.h"];
+pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_fp8.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "gdn_chunk.h" "kv_cache.h" "sample.h" "sample_list.h"];
 
 /// Files with kernels in them.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "attention_decode.cu"
+    "attention_decode_fp8.cu"
     "attention_decode_mma.cu"
     "attention_prefill.cu"
     "attention_prefill_mma.cu"
@@ -26,6 +27,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "gemv.cu"
     "gemv_mma.cu"
     "kv_append.cu"
+    "kv_append_fp8.cu"
     "measure.cu"
     "norm.cu"
     "qk_norm_rope.cu"

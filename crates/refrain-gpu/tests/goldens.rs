@@ -2,7 +2,7 @@
 //! real GPUs by `tools/gpu_proof.py`.
 
 use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
-use refrain_program::{BuildOptions, Dtype, FEW_ROWS, PassConfig, compile};
+use refrain_program::{BuildOptions, Dtype, FEW_ROWS, Fp8, PassConfig, compile};
 use refrain_sim::{Order, SimOptions, SimRuntime};
 use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, skip, target_dir};
 use std::sync::Arc;
@@ -47,11 +47,19 @@ fn check(
 }
 
 fn in_f32(stored: Dtype) -> BuildOptions {
-    BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 }
+    BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() }
 }
 
 fn in_bf16(_: Dtype) -> BuildOptions {
-    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16 }
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16.into() }
+}
+
+fn in_f32_over_e5m2(stored: Dtype) -> BuildOptions {
+    BuildOptions { kv_cache: Fp8::E5m2.into(), ..in_f32(stored) }
+}
+
+fn in_bf16_over_e4m3(stored: Dtype) -> BuildOptions {
+    BuildOptions { kv_cache: Fp8::E4m3.into(), ..in_bf16(stored) }
 }
 
 #[test]
@@ -72,6 +80,16 @@ fn micro_in_bf16_on_waves_of_32() {
 #[test]
 fn micro_in_bf16_on_waves_of_64() {
     check("micro-1-bf16", 64, Order::Forward, in_bf16, None, Difference::check_bf16);
+}
+
+#[test]
+fn micro_over_e4m3_on_waves_of_32() {
+    check("micro-0-bf16", 32, Order::Forward, in_bf16_over_e4m3, None, Difference::check_fp8_cache);
+}
+
+#[test]
+fn micro_over_e5m2_on_waves_of_64() {
+    check("micro-1-f32", 64, Order::Reverse, in_f32_over_e5m2, None, Difference::check_fp8_cache);
 }
 
 #[test]

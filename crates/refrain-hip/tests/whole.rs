@@ -45,7 +45,7 @@ fn load(fake: &Fake, golden: &Golden) -> Option<(GpuBackend, usize)> {
     let folder = checkpoint(golden)?;
     fake.set("memory", 1 << 30);
     fake.add_rocblas(None);
-    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 };
+    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() };
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
     let options = GpuOptions { kernels, ..GpuOptions::default() };

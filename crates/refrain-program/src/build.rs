@@ -5,8 +5,8 @@
 
 use crate::config_check::check_config;
 use crate::{
-    AttentionShape, BuildOptions, GdnShape, Node, Op, Program, ProgramError, Rows, StateDef, StateId, StateKind,
-    TensorDef, TensorId, View, WeightDef, WeightId, WeightKind, WeightPart,
+    AttentionShape, BuildOptions, CacheDtype, GdnShape, Node, Op, Program, ProgramError, Rows, StateDef, StateId,
+    StateKind, TensorDef, TensorId, View, WeightDef, WeightId, WeightKind, WeightPart,
 };
 use refrain_model::{AttentionConfig, Dtype, GdnConfig, LayerKind, ModelConfig};
 
@@ -104,7 +104,7 @@ impl<'a> Builder<'a> {
         let kind = WeightKind::Convolution { channels, taps: conv_kernel };
         let weight = self.weight("conv1d", kind, Dtype::F32, vec![part]);
         let kind = StateKind::ConvState { channels, taps: conv_kernel };
-        let state = self.state("conv_state", kind, Dtype::F32);
+        let state = self.state("conv_state", kind, Dtype::F32.into());
         self.push(Op::GdnConv { x: qkv, weight, state, kernel: conv_kernel, out: conv });
 
         let [q, k, v] = split(conv, [key_width, key_width, value_width]);
@@ -122,7 +122,7 @@ impl<'a> Builder<'a> {
 
         let out = self.tensor_of("gdn", Rows::Tokens, value_width, scanned);
         let kind = StateKind::GdnState { value_heads: num_value_heads, key_head_dim, value_head_dim };
-        let state = self.state("gdn_state", kind, Dtype::F32);
+        let state = self.state("gdn_state", kind, Dtype::F32.into());
         self.push(Op::GdnScan { q, k, v, beta, decay, state, shape, out });
 
         let weight = self.vector("gdn_norm", value_head_dim, "linear_attn.norm.weight");
@@ -243,7 +243,7 @@ impl<'a> Builder<'a> {
         WeightId(self.program.weights.len() - 1)
     }
 
-    fn state(&mut self, name: &str, kind: StateKind, dtype: Dtype) -> StateId {
+    fn state(&mut self, name: &str, kind: StateKind, dtype: CacheDtype) -> StateId {
         self.program.states.push(StateDef { name: self.source(name), kind, dtype });
         StateId(self.program.states.len() - 1)
     }

@@ -88,13 +88,13 @@ impl Program {
     /// Bytes of one KV block of so many tokens, for all attention layers.
     pub fn kv_block_bytes(&self, block_tokens: usize) -> usize {
         let caches = self.states.iter().filter(|state| matches!(state.kind, StateKind::KvCache { .. }));
-        caches.map(|state| state.kind.elements() * state.dtype.bytes() * block_tokens).sum()
+        caches.map(|state| state.unit_bytes() * block_tokens).sum()
     }
 
     /// Bytes of the recurrent and convolution states of one sequence, for all GDN layers.
     pub fn gdn_slot_bytes(&self) -> usize {
         let slots = self.states.iter().filter(|state| !matches!(state.kind, StateKind::KvCache { .. }));
-        slots.map(|state| state.kind.elements() * state.dtype.bytes()).sum()
+        slots.map(StateDef::unit_bytes).sum()
     }
 
     /// What a step of that shape costs.
@@ -135,14 +135,14 @@ impl Program {
     /// sequence that begins are not read.
     fn op_state_bytes(&self, op: &Op, shape: &StepShape) -> usize {
         let bytes = |state: StateId| {
-            let StateDef { kind, dtype, .. } = self.state(state);
-            let units = |&(tokens, before): &(usize, usize)| match (kind, op) {
+            let def = self.state(state);
+            let units = |&(tokens, before): &(usize, usize)| match (&def.kind, op) {
                 (StateKind::KvCache { .. }, Op::Attention { .. }) => before + tokens,
                 (StateKind::KvCache { .. }, _) => tokens,
                 _ if before == 0 => 1,
                 _ => 2,
             };
-            kind.elements() * dtype.bytes() * shape.segments.iter().map(units).sum::<usize>()
+            def.unit_bytes() * shape.segments.iter().map(units).sum::<usize>()
         };
         op.states().into_iter().map(bytes).sum()
     }
@@ -182,6 +182,17 @@ impl Program {
             | Op::Elementwise(_) => unreachable!("no part is fused"),
         };
         flops as u64
+    }
+}
+
+impl StateDef {
+    /// Bytes of one unit, with the scales of its rows.
+    pub fn unit_bytes(&self) -> usize {
+        let rows = match self.kind {
+            StateKind::KvCache { kv_heads, .. } => 2 * kv_heads,
+            StateKind::GdnState { .. } | StateKind::ConvState { .. } => 0,
+        };
+        self.kind.elements() * self.dtype.bytes() + rows * self.dtype.scale_bytes()
     }
 }
 

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod cache_dtype;
 mod columns;
 mod config_check;
 mod cost;
 mod error;
 mod explain;
+mod fp8;
 mod op;
 pub mod passes;
 mod plan;
@@ -18,11 +20,13 @@ mod roofline;
 mod text;
 mod validate;
 
+pub use cache_dtype::CacheDtype;
 pub use cost::{Cost, SCAN_CHUNK, StepShape};
 pub use error::ProgramError;
 pub use explain::{
     CompiledSteps, ExplainOptions, Explanation, FullestMoment, Memory, PassEffect, PlacedTensor, Section, explain,
 };
+pub use fp8::{Fp8, scale_factor, scale_inverse};
 pub use op::{
     AttentionGate, AttentionShape, Elementwise, ElementwiseFunction, ElementwiseOperand, Epilogue, GdnPrepare,
     GdnShape, Op, Prologue, QkNormRopeAppend,

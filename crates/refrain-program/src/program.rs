@@ -1,6 +1,6 @@
 //! The program itself: a straight list of ops on named tensors whose row counts are symbols.
 
-use crate::Op;
+use crate::{CacheDtype, Op};
 use refrain_model::{Dtype, TensorView, WeightSource};
 
 /// Index into [`Program::tensors`].
@@ -162,7 +162,7 @@ pub struct StateDef {
     /// What it is.
     pub kind: StateKind,
     /// Element type.
-    pub dtype: Dtype,
+    pub dtype: CacheDtype,
 }
 
 /// What a state is, with the size of one unit of its pool.
@@ -228,7 +228,7 @@ pub struct BuildOptions {
     /// 16 bits would outweigh all other errors together.
     pub activations: Dtype,
     /// Keys and values.
-    pub kv_cache: Dtype,
+    pub kv_cache: CacheDtype,
 }
 
 impl BuildOptions {

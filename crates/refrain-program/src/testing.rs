@@ -2,15 +2,16 @@
 //! two memory plans, do the same.
 
 use crate::{
-    ActivationPlan, AttentionShape, BuildOptions, Node, Op, Program, Rows, StateDef, StateId, StateKind, TensorDef,
-    TensorId, View, WeightDef, WeightId, WeightKind, WeightPart,
+    ActivationPlan, AttentionShape, BuildOptions, CacheDtype, Node, Op, Program, Rows, StateDef, StateId, StateKind,
+    TensorDef, TensorId, View, WeightDef, WeightId, WeightKind, WeightPart,
 };
 use proptest::prelude::*;
 use refrain_model::{AttentionConfig, Dtype, GdnConfig, LayerKind, ModelConfig};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-pub const BF16: BuildOptions = BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16 };
+pub const BF16: BuildOptions =
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: CacheDtype::Plain(Dtype::Bf16) };
 
 /// Three GDN layers, then one of full attention, and so on.
 pub fn schedule(layers: usize) -> Vec<LayerKind> {
@@ -249,7 +250,7 @@ impl Random {
                 let shape = AttentionShape { num_heads: 1, num_kv_heads: 1, head_dim: x.width, scale: 1.0 };
                 let kind = StateKind::KvCache { kv_heads: 1, head_dim: x.width };
                 let name = format!("state{}", self.program.states.len());
-                self.program.states.push(StateDef { name, kind, dtype: Dtype::Bf16 });
+                self.program.states.push(StateDef { name, kind, dtype: Dtype::Bf16.into() });
                 let state = StateId(self.program.states.len() - 1);
                 let out = self.value(x.width, flag);
                 self.node(Op::KvAppend { k: x, v: y, state, shape });

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_dense_model_reads_well() {
-        let options = BuildOptions { weights: Dtype::F16, activations: Dtype::F32, kv_cache: Dtype::F16 };
+        let options = BuildOptions { weights: Dtype::F16, activations: Dtype::F32, kv_cache: Dtype::F16.into() };
         insta::assert_snapshot!(Program::build(&dense(), &options).unwrap());
     }
 

@@ -1,7 +1,7 @@
 //! Checks that a program is sound: the builder and every pass end with it, so backends may rely on it.
 
 use crate::columns::Columns;
-use crate::{Node, Op, Program, ProgramError, Rows, StateKind, View, WeightDef, WeightKind};
+use crate::{CacheDtype, Node, Op, Program, ProgramError, Rows, StateKind, View, WeightDef, WeightKind};
 use refrain_model::Dtype;
 use std::collections::HashSet;
 
@@ -26,8 +26,12 @@ impl Program {
         }
         for state in &self.states {
             let gdn = matches!(state.kind, StateKind::GdnState { .. });
-            define(!gdn || state.dtype == Dtype::F32, "state", &state.name, || {
+            define(!gdn || state.dtype == Dtype::F32.into(), "state", &state.name, || {
                 format!("is {}, the delta rule keeps its state in f32", state.dtype)
+            })?;
+            let scaled = matches!(state.dtype, CacheDtype::Fp8(_));
+            define(!scaled || matches!(state.kind, StateKind::KvCache { .. }), "state", &state.name, || {
+                format!("is {}, which is for keys and values only", state.dtype)
             })?;
         }
         let mut written = Columns::new(self.tensors.len());

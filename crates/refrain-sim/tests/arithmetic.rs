@@ -45,6 +45,77 @@ fn halves_are_converted_exactly() {
     }
 }
 
+/// The number of a code of eight bits, by the paper: (arXiv 2209.05433).
+fn number(code: u8, mantissa_bits: i32, bias: i32) -> f64 {
+    let (exponent, mantissa) = (i32::from(code & 0x7f) >> mantissa_bits, i32::from(code) & ((1 << mantissa_bits) - 1));
+    let part = f64::from(mantissa) / f64::from(1 << mantissa_bits);
+    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
+    match (mantissa_bits, exponent, mantissa) {
+        (3, 15, 7) | (2, 31, 1..) => f64::NAN,
+        (2, 31, 0) => sign * f64::INFINITY,
+        (_, 0, _) => sign * part * 2f64.powi(1 - bias),
+        _ => sign * (1.0 + part) * 2f64.powi(exponent - bias),
+    }
+}
+
+#[test]
+fn eight_bits_are_converted_exactly_and_rounded_to_the_nearest_even() {
+    let text = "
+        #include \"kx_fp8.h\"
+        struct Args { const f32* values; u32* codes; f32* back; u32* halves; u32 count; u32 gap; };
+        KX_KERNEL(convert, Args, 256) {
+            const u32 i = kx_block_x() * 256 + kx_tid();
+            if (i < 65536) {
+                kx_fp8_floats(args.back + 2 * i, i, TYPE());
+                args.halves[i] = kx_fp8_halves(i, TYPE());
+            }
+            if (i < args.count) args.codes[i] = kx_fp8_pair(args.values[2 * i], args.values[2 * i + 1], TYPE());
+        }";
+    let Some(sim) = Sim::new(SimOptions::default()) else { return };
+    for (name, mantissa_bits, bias, largest) in [("e4m3", 3, 7, 0x7e), ("e5m2", 2, 15, 0x7b)] {
+        let kernel = sim.kernel("convert", &text.replace("TYPE", name));
+        let number = |code| number(code, mantissa_bits, bias);
+        // Every number that has a code, the middle between it and the next with its neighbours, and what is too large.
+        let mut cases = Vec::new();
+        for code in 0..largest {
+            let middle = ((number(code) + number(code + 1)) / 2.0) as f32;
+            let even = code + code % 2;
+            let of_code = number(code) as f32;
+            cases.extend([(of_code, code), (middle.next_down(), code), (middle, even), (middle.next_up(), code + 1)]);
+        }
+        let most = number(largest) as f32;
+        cases.extend([most, most.next_up(), 1.5 * most, f32::MAX, f32::INFINITY].map(|value| (value, largest)));
+        cases.extend([(1e-30, 0), (f32::from_bits(1), 0)]);
+        cases.extend(cases.clone().into_iter().map(|(value, code)| (-value, code | 0x80)));
+        if cases.len() % 2 == 1 {
+            cases.push((1.0, largest / 2));
+        }
+        let values: Vec<f32> = cases.iter().map(|case| case.0).chain([f32::NAN, -f32::NAN]).collect();
+        let count = values.len() / 2;
+        let (input, codes) = (sim.upload(&values), sim.room::<u32>(count));
+        let (back, halves) = (sim.room::<f32>(2 * 65_536), sim.room::<u32>(65_536));
+        let arguments = [input.base().0, codes.base().0, back.base().0, halves.base().0, count as u64];
+        sim.launch(&kernel, 256, 256, &arguments).unwrap();
+        let same = |got: f32, code: u8| {
+            let wanted = number(code) as f32;
+            got.to_bits() == wanted.to_bits() || got.is_nan() && wanted.is_nan()
+        };
+        let (back, halves) = (sim.read::<f32>(&back), sim.read::<u32>(&halves));
+        for pair in 0..65_536 {
+            let halves = [halves[pair] as u16, (halves[pair] >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32());
+            for (i, code) in [pair as u8, (pair >> 8) as u8].into_iter().enumerate() {
+                assert!(same(back[2 * pair + i], code), "{name} {code:#x}: {}", back[2 * pair + i]);
+                assert!(same(halves[i], code), "{name} {code:#x}: {}", halves[i]);
+            }
+        }
+        let codes: Vec<u8> = sim.read::<u32>(&codes).iter().flat_map(|pair| [*pair as u8, (pair >> 8) as u8]).collect();
+        for ((value, wanted), code) in cases.iter().zip(&codes) {
+            assert_eq!(code, wanted, "{name}: the code of {value}");
+        }
+        assert!(codes[cases.len()..].iter().all(|&code| number(code).is_nan()), "{name}: NaN is lost");
+    }
+}
+
 #[test]
 fn functions_are_as_exact_as_their_library_s() {
     let text = "

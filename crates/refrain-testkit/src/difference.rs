@@ -64,6 +64,15 @@ impl Difference {
         let passes = self.regret <= 0.20 && self.mean() <= 0.06 && self.p99() <= 0.20;
         if !self.absolute.is_empty() && passes { Ok(()) } else { Err(format!("BF16 gate: {self}")) }
     }
+
+    /// The gate for keys and values of eight bits, in either arithmetic; an error says what is too large.
+    pub fn check_fp8_cache(&self) -> Result<(), String> {
+        if !self.absolute.is_empty() && self.mean() <= 0.10 {
+            Ok(())
+        } else {
+            Err(format!("gate of FP8 caches: {self}"))
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -111,5 +120,6 @@ mod tests {
     #[test]
     fn nothing_compared_is_not_a_pass() {
         assert!(Difference::default().check_f32().is_err() && Difference::default().check_bf16().is_err());
+        assert!(Difference::default().check_fp8_cache().is_err());
     }
 }

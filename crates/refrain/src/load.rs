@@ -12,7 +12,7 @@ pub use device::{Device, DeviceChoice, GpuSettings, open};
 pub use modes::{Asked, MODE_SETTINGS, ModeRequest, Modes, PerformanceMode};
 pub use plan::{DEFAULT_MAX_NUM_BATCHED_TOKENS, PlanInputs, Planned, plan};
 pub use settings::{Setting, Settings, human_bytes};
-pub use types::{choose, flag_name, precision};
+pub use types::{choose, describe_kv_cache, flag_name, precision};
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use refrain_engine::{
     Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, Policy, PolicyMode, SchedulingPolicy,
 };
 use refrain_model::{Dtype, HubAccess, Model, ModelError, ModelSource, ResolveOptions};
-use refrain_program::{BuildOptions, Program, ProgramError};
+use refrain_program::{BuildOptions, CacheDtype, Program, ProgramError};
 use refrain_server::TextEngine;
 use serde_json::{Map, Value, json};
 
@@ -54,7 +54,7 @@ pub struct LoadOptions {
     /// Type of weights and arithmetic; `None` is the checkpoint's.
     pub dtype: Option<Dtype>,
     /// Type of the KV cache; `None` is that of `dtype`.
-    pub kv_cache_dtype: Option<Dtype>,
+    pub kv_cache_dtype: Option<CacheDtype>,
     /// Most tokens of a sequence; `None` is what the model has or what fits.
     pub max_model_len: Option<usize>,
     /// Most sequences that run.
@@ -246,8 +246,8 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
         Some(_) => Origin::Given,
         None => Origin::Derived("dtype".to_owned()),
     };
-    settings.push("kv_cache_dtype", flag_name(types.kv_cache), kv_origin);
     let program = Program::build(&model.config, &types)?;
+    settings.push("kv_cache_dtype", describe_kv_cache(types.kv_cache, &program), kv_origin);
 
     let usable = device.usable()?;
     let inputs = PlanInputs {

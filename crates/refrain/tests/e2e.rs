@@ -64,6 +64,24 @@ fn requests_that_take_too_long_are_ended_with_an_error() {
     assert!(server.wait(Duration::from_secs(60)).success());
 }
 
+#[test]
+fn caches_of_eight_bits_hold_twice_as_many_tokens() {
+    let blocks = ["bfloat16", "fp8", "fp8_e5m2"].map(|dtype| {
+        let server =
+            Server::start(&["--max-num-seqs", "2", "--kv-cache-memory-bytes", "64M", "--kv-cache-dtype", dtype]);
+        let body = r#"{"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "ignore_eos": true}"#;
+        let answer = server.ask("POST", "/v1/completions", body);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"completion_tokens\":40"), "{answer}");
+        let info = server.ask("GET", "/server_info", "");
+        assert!(info.contains(if dtype == "fp8" { "fp8_e4m3" } else { dtype }), "{info}");
+        let total = info.split("\"kv_blocks_total\":").nth(1).and_then(|rest| rest.split(',').next());
+        total.and_then(|number| number.parse::<usize>().ok()).unwrap_or_else(|| panic!("{info}"))
+    });
+    // A byte for each element instead of two, and one for each row of 256.
+    assert_eq!(blocks[1], blocks[2]);
+    assert!(blocks[1] * 100 > blocks[0] * 190 && blocks[1] <= blocks[0] * 2, "{blocks:?}");
+}
+
 /// A launch command written for vLLM works as it stands, with `refrain serve` in front.
 #[test]
 fn launch_commands_of_vllm_work() {

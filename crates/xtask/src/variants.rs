@@ -5,14 +5,14 @@ use crate::models::{Model, of_tests, published};
 use anyhow::{Context, Result};
 use refrain_device::StepLimits;
 use refrain_gpu::{Kernel, Target, measure_kernels, required_kernels};
-use refrain_program::{BuildOptions, Dtype, Program};
+use refrain_program::{BuildOptions, CacheDtype, Dtype, Fp8, Program};
 use std::collections::BTreeSet;
 
 /// Any limits will do: code does not depend on them, which a test asserts.
 const LIMITS: StepLimits =
     StepLimits { max_tokens: 8192, max_segments: 256, max_logit_rows: 256, max_model_len: 32_768 };
 
-/// Element types of weights, activations and cache that packs are for.
+/// Element types of weights and activations that packs are for; the cache is of the same or of eight bits.
 const TYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 
 /// The kernels of some models on some targets, in either type of 16 bits, and those that measure a device.
@@ -50,11 +50,14 @@ fn of_models(models: &[Model], types: &[Dtype], target: &Target) -> Result<Vec<K
 }
 
 fn of_model(model: &Model, dtype: Dtype, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
-    let options = BuildOptions { weights: dtype, activations: dtype, kv_cache: dtype };
-    let program = Program::build(&model.config, &options).with_context(|| model.name)?;
-    let mut kernels = required_kernels(&program, target, limits, true);
-    // Without a library of products other kernels take its place.
-    kernels.extend(required_kernels(&program, target, limits, false));
+    let mut kernels = Vec::new();
+    for kv_cache in [CacheDtype::Plain(dtype), Fp8::E4m3.into(), Fp8::E5m2.into()] {
+        let options = BuildOptions { weights: dtype, activations: dtype, kv_cache };
+        let program = Program::build(&model.config, &options).with_context(|| model.name)?;
+        kernels.extend(required_kernels(&program, target, limits, true));
+        // Without a library of products other kernels take its place.
+        kernels.extend(required_kernels(&program, target, limits, false));
+    }
     Ok(kernels)
 }
 

@@ -42,7 +42,7 @@ fn config() -> ModelConfig {
 }
 
 fn program(config: &ModelConfig, dtype: Dtype) -> Program {
-    let options = BuildOptions { weights: dtype, activations: Dtype::F32, kv_cache: dtype };
+    let options = BuildOptions { weights: dtype, activations: Dtype::F32, kv_cache: dtype.into() };
     Program::build(config, &options).unwrap()
 }
 

@@ -12,14 +12,15 @@ mod tiles;
 
 pub(crate) use plan::{AttentionItem, AttentionMerge, AttentionPlan, PlanLimits};
 
-use super::kv_cache::{Element, KvElement, KvLayout};
+use super::kv_cache::KvLayout;
+use super::kv_element::{E4m3, E5m2, Element, KvElement};
 use super::tile::Tile;
 use super::{Rows, Shared, padded};
 use crate::simd::simd_dispatch;
 use half::{bf16, f16};
 use item::{Item, Sums};
 use refrain_device::Segment;
-use refrain_program::AttentionShape;
+use refrain_program::{AttentionShape, Fp8};
 
 /// Tokens of context whose scores are computed at once.
 const KEY_TILE: usize = 64;
@@ -103,6 +104,8 @@ unsafe fn run_any<S: Tile>(args: &Attention<'_>, work: &AttentionItem, scratch: 
             KvElement::F32 => run::<S, f32>(args, work, scratch),
             KvElement::Bf16 => run::<S, bf16>(args, work, scratch),
             KvElement::F16 => run::<S, f16>(args, work, scratch),
+            KvElement::Fp8(Fp8::E4m3) => run::<S, E4m3>(args, work, scratch),
+            KvElement::Fp8(Fp8::E5m2) => run::<S, E5m2>(args, work, scratch),
         }
     }
 }

@@ -1,25 +1,17 @@
 //! The layout of the KV cache, and writing into it.
 
+use super::kv_element::{E4m3, E5m2, Element, KvElement};
 use super::tile::Tile;
 use super::{Rows, Shared, load_up_to, padded};
 use crate::simd::{LANES, Simd, simd_dispatch};
 use half::{bf16, f16};
 use refrain_device::{BLOCK_TOKENS, Segment};
+use refrain_program::{Fp8, scale_inverse};
 use std::ops::Range;
 
-/// Element type of the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KvElement {
-    /// 4 bytes.
-    F32,
-    /// 2 bytes.
-    Bf16,
-    /// 2 bytes, IEEE half.
-    F16,
-}
-
 /// The cache of one attention layer: `[block][kv_head]{ K: [head_dim][16 tokens], V: [16 tokens][head_dim padded to 16] }`.
-/// Keys are transposed so that the scores of 16 tokens are one register.
+/// Keys are transposed so that the scores of 16 tokens are one register. In FP8, the scales of the head's rows follow, a
+/// byte each: those of the keys of 16 tokens, then those of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KvLayout {
     /// Key and value heads.
@@ -36,7 +28,21 @@ impl KvLayout {
         match self.element {
             KvElement::F32 => 4,
             KvElement::Bf16 | KvElement::F16 => 2,
+            KvElement::Fp8(_) => 1,
         }
+    }
+
+    /// Bytes, and elements, of the scales of one head in one block.
+    fn scale_bytes(&self) -> usize {
+        match self.element {
+            KvElement::Fp8(_) => 2 * BLOCK_TOKENS,
+            KvElement::F32 | KvElement::Bf16 | KvElement::F16 => 0,
+        }
+    }
+
+    /// Elements of one head in one block.
+    fn head_elements(&self) -> usize {
+        self.key_elements() + self.value_elements() + self.scale_bytes()
     }
 
     /// Elements of the keys of one head in one block.
@@ -51,17 +57,22 @@ impl KvLayout {
 
     /// Bytes of one block.
     pub fn block_bytes(&self) -> usize {
-        self.kv_heads * (self.key_elements() + self.value_elements()) * self.element_bytes()
+        self.kv_heads * self.head_elements() * self.element_bytes()
     }
 
     /// Where the keys of a head start, in elements from the start of the cache.
     pub fn keys(&self, block: usize, kv_head: usize) -> usize {
-        (block * self.kv_heads + kv_head) * (self.key_elements() + self.value_elements())
+        (block * self.kv_heads + kv_head) * self.head_elements()
     }
 
     /// Where the values of a head start, in elements from the start of the cache.
     pub fn values(&self, block: usize, kv_head: usize) -> usize {
         self.keys(block, kv_head) + self.key_elements()
+    }
+
+    /// Where the scales of a head start, in bytes from the start of the cache. In FP8 only.
+    pub fn scales(&self, block: usize, kv_head: usize) -> usize {
+        self.values(block, kv_head) + self.value_elements()
     }
 }
 
@@ -82,73 +93,13 @@ pub(crate) struct KvAppend<'a> {
     pub block_table: &'a [u32],
 }
 
-/// How elements of the cache are read and written.
-#[allow(clippy::missing_safety_doc)] // as for `Simd`: the processor has the level, pointers are good for the lanes
-pub(crate) trait Element: Copy {
-    /// Sixteen elements, widened.
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
-    /// Sixteen elements, rounded to nearest even.
-    unsafe fn store<S: Simd>(to: *mut Self, value: S::V);
-    /// One element, rounded to nearest even.
-    fn round(value: f32) -> Self;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
-        // SAFETY: by contract.
-        unsafe { S::load(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut Self, value: S::V) {
-        // SAFETY: by contract.
-        unsafe { S::store(to, value) }
-    }
-    #[inline(always)]
-    fn round(value: f32) -> Self {
-        value
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
-        // SAFETY: by contract.
-        unsafe { S::load_bf16(from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut Self, value: S::V) {
-        // SAFETY: by contract.
-        unsafe { S::store_bf16(to.cast(), value) }
-    }
-    #[inline(always)]
-    fn round(value: f32) -> Self {
-        bf16::from_f32(value)
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V {
-        // SAFETY: by contract.
-        unsafe { S::load_f16(from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut Self, value: S::V) {
-        // SAFETY: by contract.
-        unsafe { S::store_f16(to.cast(), value) }
-    }
-    #[inline(always)]
-    fn round(value: f32) -> Self {
-        f16::from_f32(value)
-    }
-}
-
 /// Rows `row..row + count` of the step, which are tokens `token..token + count` of one block.
 struct Run {
     row: usize,
     token: usize,
     count: usize,
+    /// What the row of each token is multiplied by before it is rounded.
+    inverses: [f32; BLOCK_TOKENS],
 }
 
 #[inline(always)]
@@ -164,14 +115,50 @@ unsafe fn append<S: Tile, E: Element>(args: &KvAppend<'_>, rows: Range<usize>) {
             let count = (BLOCK_TOKENS - token).min(end - row);
             let block = args.block_table[segment.blocks as usize + position / BLOCK_TOKENS] as usize;
             for head in 0..args.layout.kv_heads {
-                let run = Run { row, token, count };
-                // SAFETY: the step was validated: the block is in the pool, the rows have all heads.
+                let mut run = Run { row, token, count, inverses: [1.0; BLOCK_TOKENS] };
+                // SAFETY: the step was validated: the block is in the pool, the rows have all heads; in FP8, the block
+                // has scales.
                 unsafe {
+                    let scales = args.cache.0.wrapping_add(args.layout.scales(block, head));
+                    if let Some(format) = E::FP8 {
+                        append_scales::<S>(format, &args.k, &mut run, head * args.layout.head_dim, args.layout, scales);
+                    }
                     append_keys::<S, E>(args, &run, head, cache.add(args.layout.keys(block, head)));
+                    if let Some(format) = E::FP8 {
+                        let scales = scales.add(BLOCK_TOKENS);
+                        append_scales::<S>(format, &args.v, &mut run, head * args.layout.head_dim, args.layout, scales);
+                    }
                     append_values::<S, E>(args, &run, head, cache.add(args.layout.values(block, head)));
                 }
             }
             row += count;
+        }
+    }
+}
+
+/// Chooses the scales of the rows of some tokens and one head, whose first column is `column`.
+#[inline(always)]
+unsafe fn append_scales<S: Simd>(
+    format: Fp8,
+    x: &Rows,
+    run: &mut Run,
+    column: usize,
+    layout: KvLayout,
+    scales: *mut u8,
+) {
+    for i in 0..run.count {
+        // SAFETY: the rows have `head_dim` floats from `column` on, the scales a byte for each token of the block.
+        unsafe {
+            let from = x.row(run.row + i).add(column);
+            let mut largest = S::splat(0.0);
+            for d in (0..layout.head_dim).step_by(LANES) {
+                let values = load_up_to::<S>(from.add(d), layout.head_dim - d);
+                // Of NaN and a number, the second.
+                largest = S::max(S::max(values, S::sub(S::splat(0.0), values)), largest);
+            }
+            let scale = format.scale(S::largest(largest));
+            *scales.add(run.token + i) = scale;
+            run.inverses[i] = scale_inverse(scale);
         }
     }
 }
@@ -188,7 +175,7 @@ unsafe fn append_keys<S: Tile, E: Element>(args: &KvAppend<'_>, run: &Run, head:
             while d + LANES <= head_dim {
                 let mut square = [S::splat(0.0); BLOCK_TOKENS];
                 for (token, row) in square.iter_mut().enumerate() {
-                    *row = S::load(from.add(token * args.k.stride + d));
+                    *row = scaled::<S, E>(S::load(from.add(token * args.k.stride + d)), run.inverses[token]);
                 }
                 for (i, column) in S::transpose(square).iter().enumerate() {
                     E::store::<S>(keys.add((d + i) * BLOCK_TOKENS), *column);
@@ -198,10 +185,19 @@ unsafe fn append_keys<S: Tile, E: Element>(args: &KvAppend<'_>, run: &Run, head:
         }
         for d in d..head_dim {
             for i in 0..run.count {
-                *keys.add(d * BLOCK_TOKENS + run.token + i) = E::round(*from.add(i * args.k.stride + d));
+                let key = *from.add(i * args.k.stride + d);
+                let key = if E::FP8.is_some() { key * run.inverses[i] } else { key };
+                *keys.add(d * BLOCK_TOKENS + run.token + i) = E::round(key);
             }
         }
     }
+}
+
+/// What is stored of a row: in the types that have no scales, the row as it is.
+#[inline(always)]
+unsafe fn scaled<S: Simd, E: Element>(row: S::V, inverse: f32) -> S::V {
+    // SAFETY: the caller's processor has the level.
+    if E::FP8.is_some() { unsafe { S::mul(row, S::splat(inverse)) } } else { row }
 }
 
 /// Copies the values of some tokens of one block into it.
@@ -215,7 +211,8 @@ unsafe fn append_values<S: Simd, E: Element>(args: &KvAppend<'_>, run: &Run, hea
             let to = values.add((run.token + i) * padded(head_dim));
             let mut d = 0;
             while d < head_dim {
-                E::store::<S>(to.add(d), load_up_to::<S>(from.add(d), head_dim - d));
+                let values = load_up_to::<S>(from.add(d), head_dim - d);
+                E::store::<S>(to.add(d), scaled::<S, E>(values, run.inverses[i]));
                 d += LANES;
             }
         }
@@ -230,6 +227,8 @@ unsafe fn append_any<S: Tile>(args: &KvAppend<'_>, rows: Range<usize>) {
             KvElement::F32 => append::<S, f32>(args, rows),
             KvElement::Bf16 => append::<S, bf16>(args, rows),
             KvElement::F16 => append::<S, f16>(args, rows),
+            KvElement::Fp8(Fp8::E4m3) => append::<S, E4m3>(args, rows),
+            KvElement::Fp8(Fp8::E5m2) => append::<S, E5m2>(args, rows),
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod elementwise;
 pub(crate) mod gdn_conv;
 pub(crate) mod gdn_scan;
 pub(crate) mod kv_cache;
+pub(crate) mod kv_element;
 pub(crate) mod norm;
 mod tile;
 

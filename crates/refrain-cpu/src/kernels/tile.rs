@@ -1,6 +1,6 @@
 //! Small matrix products whose sums stay in registers.
 
-use super::kv_cache::Element;
+use super::kv_element::Element;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{LANES, Portable, Simd};

@@ -2,6 +2,7 @@
 
 use super::{LANES, Simd};
 use half::{bf16, f16};
+use refrain_program::Fp8;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -72,6 +73,16 @@ impl Simd for Portable {
             // SAFETY: 16 writable values by contract.
             unsafe { to.add(i).write_unaligned(f16::from_f32(x).to_bits()) };
         }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self::V {
+        // SAFETY: 16 readable values by contract.
+        std::array::from_fn(|i| Fp8::E4m3.decode(unsafe { *from.add(i) }))
+    }
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> Self::V {
+        // SAFETY: 16 readable values by contract.
+        std::array::from_fn(|i| Fp8::E5m2.decode(unsafe { *from.add(i) }))
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

@@ -62,6 +62,28 @@ unsafe fn bf16_bits256(x: __m256) -> __m256i {
     }
 }
 
+/// Sixteen codes of E4M3 as IEEE halves that are 256 times too small: exponents in f16 have 8 more added to them. All
+/// ones are NaN.
+#[inline(always)]
+unsafe fn e4m3_as_f16(from: *const u8) -> __m256i {
+    // SAFETY: the caller has AVX2, and sixteen bytes.
+    unsafe {
+        let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()));
+        let below_sign = _mm256_set1_epi16(0x7f);
+        let magnitude = _mm256_and_si256(codes, below_sign);
+        let sign = _mm256_slli_epi16::<8>(_mm256_andnot_si256(below_sign, codes));
+        let nan = _mm256_cmpeq_epi16(magnitude, below_sign);
+        _mm256_or_si256(_mm256_or_si256(sign, nan), _mm256_slli_epi16::<7>(magnitude))
+    }
+}
+
+/// Sixteen codes of E5M2 as the IEEE halves whose upper bytes they are.
+#[inline(always)]
+unsafe fn e5m2_as_f16(from: *const u8) -> __m256i {
+    // SAFETY: the caller has AVX2, and sixteen bytes.
+    unsafe { _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()))) }
+}
+
 #[inline(always)]
 unsafe fn sum256(x: __m256) -> f32 {
     // SAFETY: the caller has AVX2.
@@ -152,6 +174,23 @@ impl Simd for Avx2 {
         unsafe {
             _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.0));
             _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.1));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self::V {
+        unsafe {
+            let halves = e4m3_as_f16(from);
+            let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            let unit = _mm256_set1_ps(256.0);
+            (_mm256_mul_ps(_mm256_cvtph_ps(low), unit), _mm256_mul_ps(_mm256_cvtph_ps(high), unit))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> Self::V {
+        unsafe {
+            let halves = e5m2_as_f16(from);
+            let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            (_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
         }
     }
     #[inline(always)]
@@ -249,6 +288,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Self::V) {
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value)) }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(from: *const u8) -> Self::V {
+        unsafe { _mm512_mul_ps(_mm512_cvtph_ps(e4m3_as_f16(from)), _mm512_set1_ps(256.0)) }
+    }
+    #[inline(always)]
+    unsafe fn load_e5m2(from: *const u8) -> Self::V {
+        unsafe { _mm512_cvtph_ps(e5m2_as_f16(from)) }
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

@@ -3,6 +3,7 @@
 mod append;
 mod attend;
 mod bits;
+mod caches;
 mod model;
 mod rope;
 mod sequences;
@@ -10,7 +11,7 @@ mod wide;
 
 use super::{Case, Scale};
 use crate::Target;
-use refrain_program::{AttentionShape, Dtype};
+use refrain_program::{AttentionShape, CacheDtype, Dtype};
 
 /// All cases of the group.
 pub(super) fn cases(_target: &Target, scale: Scale) -> Vec<Case> {
@@ -38,6 +39,6 @@ fn rounding(dtype: Dtype) -> f64 {
 }
 
 /// The name of a type in those of cases.
-fn name(dtype: Dtype) -> &'static str {
-    crate::dtype_define(dtype)
+fn name(dtype: impl Into<CacheDtype>) -> &'static str {
+    crate::cache_define(dtype.into())
 }

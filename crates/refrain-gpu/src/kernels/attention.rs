@@ -8,7 +8,7 @@ use crate::kernel::{Kernel, LaunchSpec, Rows};
 use crate::{StepPointers, Target};
 use decode::DecodePlan;
 use refrain_device::{DevicePtr, StepLimits};
-use refrain_program::{AttentionShape, Dtype};
+use refrain_program::{AttentionShape, CacheDtype, Dtype};
 
 /// [`refrain_program::Op::Attention`] on its operands. Rows and strides are aligned to 8 elements; see [`unsupported`]
 /// for the shapes.
@@ -19,7 +19,7 @@ pub struct Attention {
     /// The cache of the layer (see [`super::kv_append`]), which already holds the step's own keys and values.
     pub cache: DevicePtr,
     /// Its element type.
-    pub dtype: Dtype,
+    pub dtype: CacheDtype,
     /// Heads.
     pub shape: AttentionShape,
     /// [`Attention::workspace_bytes`], aligned to 16. Zero before the first launch, and only used by attention of one
@@ -50,7 +50,7 @@ impl Attention {
     fn kernel(&self, source: &'static str, entry: &'static str, threads: u32) -> Kernel {
         Kernel::new(source, entry, threads)
             .define_type("X_T", self.q.dtype)
-            .define_type("KV_T", self.dtype)
+            .define_cache_type("KV_T", self.dtype)
             .define_type("OUT_T", self.out.dtype)
             .define("HEADS", self.shape.num_heads)
             .define("KV_HEADS", self.shape.num_kv_heads)
@@ -59,11 +59,18 @@ impl Attention {
 
     /// The product of tensor cores for these types, where there is one.
     fn tensor_core_product(&self, target: &Target) -> Option<&'static str> {
-        match (self.q.dtype, self.dtype) {
-            (Dtype::Bf16, Dtype::Bf16) if target.mma => Some("kx_mma_bf16"),
-            (Dtype::F16, Dtype::F16) if target.mma => Some("kx_mma_f16"),
-            _ => None,
-        }
+        let product = match self.q.dtype {
+            Dtype::Bf16 => "kx_mma_bf16",
+            Dtype::F16 => "kx_mma_f16",
+            Dtype::F32 => return None,
+        };
+        let fits = self.dtype == self.q.dtype.into() || self.scaled();
+        (target.mma && fits).then_some(product)
+    }
+
+    /// Whether keys and values are of eight bits, and their rows have scales.
+    fn scaled(&self) -> bool {
+        matches!(self.dtype, CacheDtype::Fp8(_))
     }
 
     /// The factor on the scores, for powers of two.

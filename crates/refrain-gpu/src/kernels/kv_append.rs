@@ -1,11 +1,12 @@
-//! Writing keys and values into the cache: `kernels/kv_append.cu`. The layout of the cache of one attention layer is that
-//! of `kernels/kv_cache.h`: `[block, 2 (keys, values), kv_heads, 16 tokens, head_dim]`.
+//! Writing keys and values into the cache: `kernels/kv_append.cu`, and `kernels/kv_append_fp8.cu` where rows have scales.
+//! The layout of the cache of one attention layer is that of `kernels/kv_cache.h`:
+//! `[block, 2 (keys, values), kv_heads, 16 tokens, head_dim]`, and behind each block its scales.
 
 use crate::kernel::{Count, Extent, Kernel, LaunchSpec, Rows};
 use crate::{StepPointers, Target};
 use bytemuck::{Pod, Zeroable};
 use refrain_device::DevicePtr;
-use refrain_program::{AttentionShape, Dtype};
+use refrain_program::{AttentionShape, CacheDtype};
 
 /// `KvAppendArgs` of the kernel.
 #[repr(C)]
@@ -29,7 +30,7 @@ pub struct KvAppend {
     /// The cache of the layer.
     pub cache: DevicePtr,
     /// Its element type.
-    pub dtype: Dtype,
+    pub dtype: CacheDtype,
     /// Heads; `head_dim` is a multiple of 8.
     pub shape: AttentionShape,
 }
@@ -44,9 +45,18 @@ impl KvAppend {
         assert!(self.shape.head_dim.is_multiple_of(8), "heads of {} dimensions", self.shape.head_dim);
         // Two eights a thread, so that both are on their way at once; more rows would leave processors without a block.
         let rows = (2 * THREADS / eights).clamp(1, 16);
-        let kernel = Kernel::new("kv_append.cu", "kv_append", THREADS)
+        let kernel = match self.dtype {
+            CacheDtype::Plain(_) => Kernel::new("kv_append.cu", "kv_append", THREADS),
+            CacheDtype::Fp8(_) => {
+                // A group of lanes looks for the largest number of a row, and must lie within a wave.
+                let lanes = (self.shape.head_dim / 8).next_power_of_two();
+                assert!(lanes <= 32, "heads of {} dimensions, the kernel takes up to 256", self.shape.head_dim);
+                Kernel::new("kv_append_fp8.cu", "kv_append_fp8", THREADS).define("LANES", lanes)
+            }
+        };
+        let kernel = kernel
             .define_type("X_T", self.k.dtype)
-            .define_type("KV_T", self.dtype)
+            .define_cache_type("KV_T", self.dtype)
             .define("KV_HEADS", self.shape.num_kv_heads)
             .define("HEAD_DIM", self.shape.head_dim)
             .define("ROWS", rows);

@@ -22,7 +22,7 @@ fn program(fields: &[(&str, usize)], dtype: Dtype) -> Option<Program> {
         json += &format!(r#", "{name}": {value}"#);
     }
     let config = ModelConfig::from_json(&(json + "}")).ok()?;
-    Program::build(&config, &BuildOptions { weights: dtype, activations: dtype, kv_cache: dtype }).ok()
+    Program::build(&config, &BuildOptions { weights: dtype, activations: dtype, kv_cache: dtype.into() }).ok()
 }
 
 fn refused(fields: &[(&str, usize)], target: &Target, limits: &StepLimits) -> String {

@@ -14,7 +14,7 @@ const MOST_TOKENS: usize = 256;
 /// A micro model in F32.
 pub fn open() -> Option<Prepared> {
     let folder = checkpoint(&Golden::load("micro-0-f32"))?;
-    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 };
+    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() };
     Some(Prepared::open(&folder, MOST_TOKENS, types))
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub fn load(test: &str) -> Option<(GpuBackend, usize, Arc<SimRuntime>)> {
     let folder = checkpoint(&Golden::load("micro-0-f32"))?;
     let runtime = SimRuntime::new(SimOptions { memory_bytes: 1 << 30, late: true, ..SimOptions::default() });
-    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32 };
+    let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() };
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
     let options = GpuOptions { kernels, ..GpuOptions::default() };

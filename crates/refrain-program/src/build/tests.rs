@@ -99,7 +99,7 @@ fn tied_models_share_one_table() {
 
 #[test]
 fn types_are_as_asked() {
-    let options = BuildOptions { weights: Dtype::Bf16, activations: Dtype::F32, kv_cache: Dtype::F16 };
+    let options = BuildOptions { weights: Dtype::Bf16, activations: Dtype::F32, kv_cache: Dtype::F16.into() };
     let program = Program::build(&tinytales(), &options).unwrap();
     for weight in &program.weights {
         let matrix = matches!(weight.kind, WeightKind::Matrix { .. });
@@ -108,7 +108,7 @@ fn types_are_as_asked() {
     assert!(program.tensors.iter().all(|tensor| tensor.dtype == Dtype::F32));
     for state in &program.states {
         let cache = matches!(state.kind, StateKind::KvCache { .. });
-        assert_eq!(state.dtype, if cache { Dtype::F16 } else { Dtype::F32 }, "{}", state.name);
+        assert_eq!(state.dtype, CacheDtype::Plain(if cache { Dtype::F16 } else { Dtype::F32 }), "{}", state.name);
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{BF16, any_config, qwen_0_8b, qwen_4b, tinytales};
-use crate::{BuildOptions, Dtype};
+use crate::{BuildOptions, Dtype, Fp8};
 use proptest::prelude::*;
 
 // Qwen3.5-0.8B: weights of the projections, of the tied head, and everything else (norms, convolutions, gates).
@@ -44,8 +44,11 @@ fn states_have_their_published_sizes() {
     let program = Program::build(&qwen_4b(), &BF16).unwrap();
     assert_eq!(program.kv_block_bytes(1), 32 * 1024);
     assert_eq!(program.gdn_slot_bytes(), 50_331_648 + 2 * 1_179_648);
-    let options = BuildOptions { kv_cache: Dtype::F32, ..BF16 };
+    let options = BuildOptions { kv_cache: Dtype::F32.into(), ..BF16 };
     assert_eq!(Program::build(&qwen_4b(), &options).unwrap().kv_block_bytes(1), 64 * 1024);
+    // Half of what BF16 takes, and a byte for each of the 8 layers' 4 heads of keys and of values.
+    let options = BuildOptions { kv_cache: Fp8::E4m3.into(), ..BF16 };
+    assert_eq!(Program::build(&qwen_4b(), &options).unwrap().kv_block_bytes(1), 16 * 1024 + 8 * 4 * 2);
 }
 
 #[test]

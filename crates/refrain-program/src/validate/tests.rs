@@ -1,5 +1,5 @@
 use crate::testing::{BF16, dense, tinytales};
-use crate::{Op, Program, StateId, TensorId, View, WeightId, WeightKind};
+use crate::{Fp8, Op, Program, StateId, TensorId, View, WeightId, WeightKind};
 use refrain_model::Dtype;
 
 /// The first op of a kind.
@@ -43,7 +43,8 @@ fn definitions_are_possible() {
         program.weights[0].parts[0].stride = 1;
     });
     damaged("is bf16, vectors and convolutions are kept in f32", |program| program.weights[1].dtype = Dtype::Bf16);
-    damaged("state \"layers.0.gdn_state\": is bf16", |program| program.states[1].dtype = Dtype::Bf16);
+    damaged("state \"layers.0.gdn_state\": is bf16", |program| program.states[1].dtype = Dtype::Bf16.into());
+    damaged("which is for keys and values only", |program| program.states[0].dtype = Fp8::E4m3.into());
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub fn source(text: &str) -> KernelSource {
     KernelSource {
         name: "test.cu".to_owned(),
         text: format!("#include \"kx.h\"\n{text}"),
-        headers: vec![header("kx.h"), header("kx_sim.h")],
+        headers: vec![header("kx.h"), header("kx_sim.h"), header("kx_fp8.h")],
         defines: Vec::new(),
     }
 }

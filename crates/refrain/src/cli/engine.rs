@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use refrain_engine::{PolicyMode, SchedulingPolicy};
 use refrain_gpu::GraphOptions;
+use refrain_model::Dtype;
+use refrain_program::{CacheDtype, Fp8};
 
 use super::compilation::{CompilationConfig, size_of_flag};
 use super::model::ModelArgs;
@@ -83,7 +85,8 @@ pub struct MemoryArgs {
     #[arg(long, value_name = "TOKENS", value_parser = block_size)]
     pub block_size: Option<usize>,
 
-    /// Type of the cached keys and values: auto (that of --dtype), bfloat16, float16 or float32 [default: auto]
+    /// Type of the cached keys and values: auto (that of --dtype), bfloat16, float16, float32, fp8 (fp8_e4m3) or fp8_e5m2
+    /// [default: auto]
     #[arg(long, value_name = "TYPE", value_parser = kv_cache_dtype)]
     pub kv_cache_dtype: Option<KvCacheDtype>,
 
@@ -335,19 +338,17 @@ impl From<SchedulingPolicyArg> for SchedulingPolicy {
 
 /// `--kv-cache-dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvCacheDtype(pub Option<refrain_model::Dtype>);
+pub struct KvCacheDtype(pub Option<CacheDtype>);
 
 fn kv_cache_dtype(text: &str) -> Result<KvCacheDtype, String> {
-    use refrain_model::Dtype;
     Ok(KvCacheDtype(match text {
         "auto" => None,
-        "bfloat16" => Some(Dtype::Bf16),
-        "float16" | "half" => Some(Dtype::F16),
-        "float32" | "float" => Some(Dtype::F32),
-        text if text.starts_with("fp8") => {
-            return Err("FP8 caches are not available yet; use auto, bfloat16, float16 or float32".to_owned());
-        }
-        _ => return Err("must be auto, bfloat16, float16 or float32".to_owned()),
+        "bfloat16" => Some(Dtype::Bf16.into()),
+        "float16" | "half" => Some(Dtype::F16.into()),
+        "float32" | "float" => Some(Dtype::F32.into()),
+        "fp8" | "fp8_e4m3" => Some(Fp8::E4m3.into()),
+        "fp8_e5m2" => Some(Fp8::E5m2.into()),
+        _ => return Err("must be auto, bfloat16, float16, float32, fp8, fp8_e4m3 or fp8_e5m2".to_owned()),
     }))
 }
 

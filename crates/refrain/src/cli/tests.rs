@@ -46,6 +46,8 @@ fn short_forms_of_vllm_are_understood() {
         "refrain serve -O3 -cc.cudagraph_mode=FULL_AND_PIECEWISE -cc.pass_config.fuse_norm_quant=true --strict",
         "refrain serve --cudagraph-capture-sizes 1 2 4 --max-cudagraph-capture-size 4 --graph-memory-budget 16M",
         "refrain serve --block-size 16 --no-enable-prefix-caching --enable-chunked-prefill --kv-cache-dtype auto",
+        "refrain serve --kv-cache-dtype fp8",
+        "refrain serve --kv-cache-dtype=fp8_e5m2",
     ] {
         serve(line);
     }
@@ -59,7 +61,7 @@ fn what_is_not_there_yet_says_so() {
         ("--enable-prefix-caching", "not available yet"),
         ("--no-enable-chunked-prefill", "max-num-batched-tokens"),
         ("--block-size 32", "16"),
-        ("--kv-cache-dtype fp8", "not available yet"),
+        ("--kv-cache-dtype fp8_e3m4", "must be auto, bfloat16, float16, float32, fp8, fp8_e4m3 or fp8_e5m2"),
         ("--mamba-ssm-cache-dtype bfloat16", "float32"),
         ("-cc.cudagraph_mode=FUL", "FULL_DECODE_ONLY"),
         ("-cc.mode=1", "no PyTorch here"),

@@ -133,12 +133,13 @@ impl<'a> Item<'a> {
             }
             for start in (split * SPLIT..end).step_by(KEY_TILE) {
                 let blocks = tiles::Blocks::<E>::new(self, start, end);
+                let factors = E::FP8.map(|_| tiles::Factors::new(self, start, blocks.count));
                 let first = self.first_seeing(start);
                 tiles::scores::<S, E>(self, first, &blocks);
                 for index in first..self.queries {
                     let visible = (self.position + index / self.group + 1 - start).min(KEY_TILE);
                     *self.visible.add(index) = visible as u32;
-                    self.soften::<S>(index, visible, sums);
+                    self.soften::<S>(index, visible, factors.as_ref(), sums);
                 }
                 tiles::weighted_values::<S, E>(self, first, &blocks, sums);
             }
@@ -147,10 +148,13 @@ impl<'a> Item<'a> {
 
     /// Turns one query's scores into weights relative to its largest score so far.
     #[inline(always)]
-    unsafe fn soften<S: Simd>(&self, index: usize, visible: usize, sums: &Sums) {
+    unsafe fn soften<S: Simd>(&self, index: usize, visible: usize, factors: Option<&tiles::Factors>, sums: &Sums) {
         // SAFETY: the query is one of the item's.
         unsafe {
             let scores = self.scores.add(index * KEY_TILE);
+            if let Some(factors) = factors {
+                multiply::<S>(scores, &factors.keys);
+            }
             for token in visible..KEY_TILE {
                 *scores.add(token) = f32::NEG_INFINITY;
             }
@@ -171,6 +175,9 @@ impl<'a> Item<'a> {
             let weights = sums.weights.add(index * LANES);
             let tile = S::add(S::add(all[0], all[1]), S::add(all[2], all[3]));
             S::store(weights, S::fma(S::load(weights), S::splat(factor), tile));
+            if let Some(factors) = factors {
+                multiply::<S>(scores, &factors.values);
+            }
         }
     }
 
@@ -221,6 +228,15 @@ impl<'a> Item<'a> {
     /// Where the block with the tokens from `position` on is in the cache.
     pub fn block(&self, position: usize) -> usize {
         self.args.block_table[self.segment.blocks as usize + position / BLOCK_TOKENS] as usize
+    }
+}
+
+/// Scores, or weights, of a key tile times the factors of its keys, or values.
+#[inline(always)]
+unsafe fn multiply<S: Simd>(scores: *mut f32, factors: &[f32; KEY_TILE]) {
+    for token in (0..KEY_TILE).step_by(LANES) {
+        // SAFETY: both have a key tile of floats; the caller's processor has the level.
+        unsafe { S::store(scores.add(token), S::mul(S::load(scores.add(token)), S::load(factors[token..].as_ptr()))) };
     }
 }
 

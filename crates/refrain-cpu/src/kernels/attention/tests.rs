@@ -4,8 +4,11 @@ use crate::kernels::testing::{Matrix, Random, assert_close};
 use crate::simd::SimdLevel;
 use proptest::prelude::*;
 use refrain_device::BLOCK_TOKENS;
+use refrain_program::{scale_factor, scale_inverse};
 
 const WHOLE: PlanLimits = PlanLimits { workers: 1, partial_floats: 0 };
+const ALL: [KvElement; 5] =
+    [KvElement::F32, KvElement::Bf16, KvElement::F16, KvElement::Fp8(Fp8::E4m3), KvElement::Fp8(Fp8::E5m2)];
 const SPLIT_UP: PlanLimits = PlanLimits { workers: 32, partial_floats: 1 << 20 };
 
 fn shape(num_kv_heads: usize, group: usize, head_dim: usize) -> AttentionShape {
@@ -32,25 +35,35 @@ impl Sequence {
 
     /// The output row of one token in double precision, with the cache rounded to its type.
     fn reference(&self, shape: &AttentionShape, element: KvElement, token: usize) -> Vec<f64> {
-        let round = |x: f32| match element {
-            KvElement::F32 => f64::from(x),
-            KvElement::Bf16 => bf16::from_f32(x).to_f64(),
-            KvElement::F16 => f16::from_f32(x).to_f64(),
+        let rounded = |row: &[f32]| -> Vec<f64> {
+            let each = |round: &dyn Fn(f32) -> f64| row.iter().map(|&x| round(x)).collect();
+            match element {
+                KvElement::F32 => each(&|x| f64::from(x)),
+                KvElement::Bf16 => each(&|x| bf16::from_f32(x).to_f64()),
+                KvElement::F16 => each(&|x| f16::from_f32(x).to_f64()),
+                KvElement::Fp8(format) => {
+                    let scale = format.scale(row.iter().fold(0.0, |largest: f32, x| largest.max(x.abs())));
+                    let code = |x: f32| format.encode(x * scale_inverse(scale));
+                    each(&|x| f64::from(format.decode(code(x))) * f64::from(scale_factor(scale)))
+                }
+            }
         };
         let q = self.q.row64(token);
         let mut out = vec![];
         for (head, q) in q.chunks(shape.head_dim).enumerate() {
             let columns = head / group(shape) * shape.head_dim..(head / group(shape) + 1) * shape.head_dim;
             let score = |t: usize| {
-                let k = &self.k.row(t)[columns.clone()];
-                q.iter().zip(k).map(|(q, &k)| q * round(k)).sum::<f64>() * f64::from(shape.scale)
+                let k = rounded(&self.k.row(t)[columns.clone()]);
+                q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(shape.scale)
             };
             let scores: Vec<f64> = (0..=token).map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
             let sum: f64 = weights.iter().sum();
+            let values: Vec<Vec<f64>> = (0..=token).map(|t| rounded(&self.v.row(t)[columns.clone()])).collect();
             out.extend(
-                columns.map(|column| (0..=token).map(|t| weights[t] * round(self.v.row(t)[column])).sum::<f64>() / sum),
+                (0..shape.head_dim)
+                    .map(|d| weights.iter().zip(&values).map(|(weight, value)| weight * value[d]).sum::<f64>() / sum),
             );
         }
         out
@@ -175,7 +188,7 @@ fn attention_agrees_with_double_precision() {
             [(1, 1, 32), (3, 1, 40), (2, 3, 64), (1, 7, 80), (3, 5, 96), (2, 4, 128), (2, 4, 256), (1, 80, 33)]
         {
             let shape = shape(kv_heads, group, head_dim);
-            for element in [KvElement::F32, KvElement::Bf16, KvElement::F16] {
+            for element in ALL {
                 let sequence = Sequence::random(&shape, 70, &mut random);
                 let rows = alone(level, &shape, element, &sequence, &[70], WHOLE);
                 for token in [0, 1, 14, 15, 16, 17, 63, 64, 69] {
@@ -244,7 +257,7 @@ proptest! {
         kv_heads in 1usize..4,
         group in 1usize..8,
         head_dim in 1usize..70,
-        element in prop::sample::select(vec![KvElement::F32, KvElement::Bf16, KvElement::F16]),
+        element in prop::sample::select(ALL.to_vec()),
         cuts in prop::collection::vec(prop::collection::vec(1usize..90, 1..4), 1..4),
         seed: u64,
     ) {

@@ -5,6 +5,7 @@ use super::{Element, KEY_TILE, Tile};
 use crate::kernels::tile::{Left, multiply};
 use crate::simd::{LANES, Simd};
 use refrain_device::BLOCK_TOKENS;
+use refrain_program::scale_factor;
 
 /// Blocks of a key tile.
 const BLOCKS: usize = KEY_TILE / BLOCK_TOKENS;
@@ -13,7 +14,7 @@ const BLOCKS: usize = KEY_TILE / BLOCK_TOKENS;
 pub(super) struct Blocks<E> {
     keys: [*const E; BLOCKS],
     values: [*const E; BLOCKS],
-    count: usize,
+    pub count: usize,
 }
 
 impl<E: Element> Blocks<E> {
@@ -31,6 +32,35 @@ impl<E: Element> Blocks<E> {
             unsafe {
                 all.keys[index] = cache.add(layout.keys(block, item.kv_head));
                 all.values[index] = cache.add(layout.values(block, item.kv_head));
+            }
+        }
+        all
+    }
+}
+
+/// The scales of the rows of one key tile, for elements that have them; 0 for blocks that the context doesn't have.
+pub(super) struct Factors {
+    pub keys: [f32; KEY_TILE],
+    pub values: [f32; KEY_TILE],
+}
+
+impl Factors {
+    /// Those of the blocks with the tokens from `start` on.
+    ///
+    /// # Safety
+    /// The item's context has `count` blocks from there on, in FP8.
+    pub unsafe fn new(item: &Item<'_>, start: usize, count: usize) -> Self {
+        let (layout, cache) = (item.args.layout, item.args.cache.0);
+        let mut all = Self { keys: [0.0; KEY_TILE], values: [0.0; KEY_TILE] };
+        for token in (0..count * BLOCK_TOKENS).step_by(BLOCK_TOKENS) {
+            // SAFETY: the step was validated: its blocks are in the cache. Of tokens that nobody has written the scale
+            // may be any byte, and the factor infinite: their scores are masked, their weights not used.
+            let scales: &[[u8; BLOCK_TOKENS]; 2] =
+                unsafe { &*cache.add(layout.scales(item.block(start + token), item.kv_head)).cast() };
+            for (factors, scales) in [&mut all.keys, &mut all.values].into_iter().zip(scales) {
+                for (factor, scale) in factors[token..][..BLOCK_TOKENS].iter_mut().zip(scales) {
+                    *factor = scale_factor(*scale);
+                }
             }
         }
         all

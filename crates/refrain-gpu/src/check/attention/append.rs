@@ -1,22 +1,26 @@
-//! [`KvAppend`]: the rows are where they belong, rounded, and nothing else is written.
+//! [`KvAppend`]: the rows are where they belong, rounded, with their scales if they have any, and nothing else is written.
 
 use super::sequences::{Sequences, values_offset};
 use super::wide::Wide;
-use super::{name, shape};
+use super::{caches, name, shape};
 use crate::check::{Case, Outcome, Rig, rounded};
 use crate::kernels::kv_append::KvAppend;
 use refrain_device::DeviceError;
-use refrain_program::{AttentionShape, Dtype};
+use refrain_program::{AttentionShape, CacheDtype, Dtype, Fp8};
 
 pub(super) fn cases() -> Vec<Case> {
     let parts = vec![(0, 1), (15, 2), (16, 1), (40, 65), (127, 3)];
     [
-        (Dtype::F32, Dtype::F32, shape(1, 1, 40)),
-        (Dtype::Bf16, Dtype::Bf16, shape(4, 4, 256)),
-        (Dtype::F16, Dtype::F16, shape(2, 2, 64)),
-        (Dtype::F32, Dtype::Bf16, shape(3, 3, 72)),
-        (Dtype::Bf16, Dtype::F16, shape(1, 1, 8)),
-        (Dtype::F16, Dtype::F32, shape(2, 2, 32)),
+        (Dtype::F32, Dtype::F32.into(), shape(1, 1, 40)),
+        (Dtype::Bf16, Dtype::Bf16.into(), shape(4, 4, 256)),
+        (Dtype::F16, Dtype::F16.into(), shape(2, 2, 64)),
+        (Dtype::F32, Dtype::Bf16.into(), shape(3, 3, 72)),
+        (Dtype::Bf16, Dtype::F16.into(), shape(1, 1, 8)),
+        (Dtype::F16, Dtype::F32.into(), shape(2, 2, 32)),
+        (Dtype::F32, Fp8::E4m3.into(), shape(4, 4, 256)),
+        (Dtype::Bf16, Fp8::E4m3.into(), shape(3, 3, 40)),
+        (Dtype::F32, Fp8::E5m2.into(), shape(2, 2, 64)),
+        (Dtype::F16, Fp8::E5m2.into(), shape(1, 1, 8)),
     ]
     .into_iter()
     .map(|(dtype, cached, shape)| {
@@ -31,34 +35,36 @@ pub(super) fn cases() -> Vec<Case> {
 fn run(
     rig: &Rig,
     dtype: Dtype,
-    cached: Dtype,
+    cached: CacheDtype,
     shape: AttentionShape,
     parts: &[(usize, usize)],
 ) -> Result<Outcome, DeviceError> {
     let sequences = Sequences::new(rig, parts);
     let width = shape.num_kv_heads * shape.head_dim;
-    let [k, v] = [(), ()].map(|()| rig.random(sequences.len() * width, 1.0, dtype));
-    let mut want = vec![None; sequences.cache_len(&shape)];
+    // Sizes of rows differ, and with them their scales.
+    let [k, v] = [(), ()].map(|()| {
+        let mut values = rig.random(sequences.len() * width, 1.0, dtype);
+        for (row, values) in values.chunks_exact_mut(width).enumerate() {
+            let scale = 2f32.powi(row as i32 % 11 - 5);
+            values.iter_mut().for_each(|value| *value = rounded(*value * scale, dtype));
+        }
+        values
+    });
+    let mut want = vec![f32::NAN; sequences.cache_len(&shape)];
     for (row, (segment, position)) in sequences.rows().enumerate() {
         for head in 0..shape.num_kv_heads {
             let at = sequences.key_at(&shape, segment, position, head);
-            for i in 0..shape.head_dim {
-                let from = row * width + head * shape.head_dim + i;
-                want[at + i] = Some(rounded(k[from], cached));
-                want[at + values_offset(&shape) + i] = Some(rounded(v[from], cached));
+            let from = row * width + head * shape.head_dim;
+            for (at, values) in [(at, &k), (at + values_offset(&shape), &v)] {
+                want[at..at + shape.head_dim].copy_from_slice(&values[from..from + shape.head_dim]);
             }
         }
     }
 
     let (_block, pointers, counts) = sequences.upload(rig)?;
     let [k, v] = [Wide::upload(rig, &k, width, dtype)?, Wide::upload(rig, &v, width, dtype)?];
-    let cache = rig.poisoned(want.len(), cached)?;
+    let cache = caches::poisoned(rig, want.len(), &shape, cached)?;
     let op = KvAppend { k: k.view(), v: v.view(), cache: cache.ptr(), dtype: cached, shape };
     rig.launch(&op.launches(&rig.target, &pointers), &counts)?;
-    let got = rig.download_as(&cache, want.len(), cached)?;
-    let wrong = got.iter().zip(&want).filter(|(got, want)| match want {
-        Some(want) => got.to_bits() != want.to_bits(),
-        None => !got.is_nan(),
-    });
-    Ok(super::bits::wrong(wrong.count()))
+    Ok(super::bits::wrong(caches::differences(rig, &cache, &want, &shape, cached)?))
 }

@@ -2,11 +2,11 @@
 
 use super::sequences::{Sequences, values_offset};
 use super::wide::Wide;
-use super::{name, rounding, shape};
+use super::{caches, name, rounding, shape};
 use crate::check::{Buffer, Case, Outcome, Rig};
 use crate::kernels::attention::Attention;
 use refrain_device::{DeviceError, Segment};
-use refrain_program::{AttentionShape, Dtype};
+use refrain_program::{AttentionShape, CacheDtype, Dtype, Fp8};
 
 /// Types and heads of one case.
 #[derive(Clone, Copy)]
@@ -14,15 +14,15 @@ pub(super) struct Setting {
     /// Of queries.
     pub dtype: Dtype,
     /// Of keys and values.
-    pub cached: Dtype,
+    pub cached: CacheDtype,
     /// Of the result.
     pub out: Dtype,
     pub shape: AttentionShape,
 }
 
 impl Setting {
-    pub fn new(dtype: Dtype, cached: Dtype, heads: (usize, usize, usize)) -> Setting {
-        Setting { dtype, cached, out: dtype, shape: shape(heads.0, heads.1, heads.2) }
+    pub fn new(dtype: Dtype, cached: impl Into<CacheDtype>, heads: (usize, usize, usize)) -> Setting {
+        Setting { dtype, cached: cached.into(), out: dtype, shape: shape(heads.0, heads.1, heads.2) }
     }
 
     /// With another type of the result: programs take f32, for the gate that follows.
@@ -57,18 +57,28 @@ pub(super) fn cases() -> Vec<Case> {
         (Setting::new(F32, F32, (2, 1, 40)), single.clone()),
         (Setting::new(F32, F32, (2, 1, 40)), several.clone()),
         (Setting::new(F16, F16, (6, 1, 32)).to(F32), mixed.clone()),
-        (Setting::new(F16, F16, (6, 1, 32)), several),
+        (Setting::new(F16, F16, (6, 1, 32)), several.clone()),
         (Setting::new(Bf16, Bf16, (3, 3, 16)), mixed.clone()),
         (Setting::new(Bf16, Bf16, (8, 1, 80)), mixed.clone()),
         (Setting::new(Bf16, Bf16, (8, 1, 128)).to(F32), vec![(16, 1), (130, 1), (63, 3)]),
         (Setting::new(F32, Bf16, (7, 1, 24)), mixed.clone()),
         (Setting::new(F32, F32, (1, 1, 8)), mixed.clone()),
-        (Setting::new(F16, F32, (5, 1, 72)), mixed),
+        (Setting::new(F16, F32, (5, 1, 72)), mixed.clone()),
         (Setting::new(F32, F32, (4, 1, 128)), vec![(90, 1), (2, 17)]),
         (Setting::new(Bf16, Bf16, (4, 1, 256)).to(F32), vec![(90, 1), (2, 17)]),
         (Setting::new(F16, F16, (2, 1, 256)), vec![(130, 1), (63, 3)]),
         (Setting::new(F32, F32, (12, 1, 32)), single.clone()),
-        (Setting::new(F16, F16, (7, 1, 64)), single),
+        (Setting::new(F16, F16, (7, 1, 64)), single.clone()),
+        // Of eight bits: on tensor cores with values read 16 and 8 codes at a time, and without.
+        (Setting::new(Bf16, Fp8::E4m3, (4, 2, 64)).to(F32), single.clone()),
+        (Setting::new(Bf16, Fp8::E4m3, (4, 1, 256)).to(F32), vec![(90, 1), (2, 17), (147, 1)]),
+        (Setting::new(F16, Fp8::E4m3, (8, 1, 128)), mixed.clone()),
+        (Setting::new(Bf16, Fp8::E5m2, (5, 1, 128)).to(F32), single.clone()),
+        (Setting::new(F16, Fp8::E5m2, (4, 2, 64)), several.clone()),
+        (Setting::new(Bf16, Fp8::E4m3, (3, 3, 80)).to(F32), several.clone()),
+        (Setting::new(F32, Fp8::E4m3, (4, 1, 128)), mixed.clone()),
+        (Setting::new(F32, Fp8::E5m2, (2, 1, 40)), single),
+        (Setting::new(F32, Fp8::E4m3, (7, 1, 24)), several.clone()),
         // Parts longer than the shortest, and more of them than a wave has lanes, if the device is large enough.
         (Setting::new(Bf16, Bf16, (8, 8, 64)), vec![(299, 1), (1001, 1)]),
         (Setting::new(F32, Bf16, (8, 8, 16)), vec![(299, 1), (132, 1), (1001, 1)]),
@@ -100,7 +110,7 @@ impl Operands {
         Ok(Operands {
             setting,
             q: Wide::upload(rig, q, setting.width(), dtype)?,
-            cache: rig.upload_as(cache, cached)?,
+            cache: caches::upload(rig, cache, &shape, cached)?,
             workspace: rig.zeroed(workspace)?,
         })
     }

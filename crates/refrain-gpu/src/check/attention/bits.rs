@@ -4,7 +4,7 @@ use super::attend::{Operands, Setting};
 use super::sequences::Sequences;
 use crate::check::{Case, Outcome, Rig};
 use refrain_device::DeviceError;
-use refrain_program::Dtype;
+use refrain_program::{Dtype, Fp8};
 
 /// So many values are not what they must be, to the bit.
 pub(super) fn wrong(count: usize) -> Outcome {
@@ -16,7 +16,10 @@ pub(super) fn cases() -> Vec<Case> {
     let bf16 = Setting::new(Dtype::Bf16, Dtype::Bf16, (4, 2, 64));
     let f32 = Setting::new(Dtype::F32, Dtype::F32, (2, 1, 40));
     let mut cases = Vec::new();
-    for (kind, setting) in [("tensor cores", bf16), ("scalar", f32)] {
+    let e4m3 = Setting::new(Dtype::Bf16, Fp8::E4m3, (4, 2, 64));
+    let e5m2 = Setting::new(Dtype::F32, Fp8::E5m2, (2, 1, 40));
+    let kinds = [("tensor cores", bf16), ("scalar", f32), ("tensor cores, e4m3", e4m3), ("scalar, e5m2", e5m2)];
+    for (kind, setting) in kinds {
         let own = parts.clone();
         cases.push(Case::new("attention", format!("{kind}: the same bits alone and cut"), move |rig| {
             alone_and_cut(rig, setting, &own)

@@ -1,9 +1,10 @@
 //! Steps of sequences whose blocks lie anywhere in the pool, and caches for them.
 
+use super::caches::rounded_row;
 use crate::check::{Buffer, Rig};
 use crate::{StepCounts, StepPointers};
 use refrain_device::{BLOCK_TOKENS, DeviceError, Segment, Step, StepLimits};
-use refrain_program::{AttentionShape, Dtype};
+use refrain_program::{AttentionShape, CacheDtype, Dtype};
 
 /// A step, and the pool that its blocks are of.
 pub(super) struct Sequences {
@@ -93,7 +94,7 @@ impl Sequences {
     }
 
     /// A cache with random keys and values up to the end of every sequence, and NaN everywhere else.
-    pub fn random_cache(&self, rig: &Rig, shape: &AttentionShape, key_scale: f32, dtype: Dtype) -> Vec<f32> {
+    pub fn random_cache(&self, rig: &Rig, shape: &AttentionShape, key_scale: f32, dtype: CacheDtype) -> Vec<f32> {
         let mut cache = vec![f32::NAN; self.cache_len(shape)];
         for segment in &self.step.segments {
             for position in 0..segment.context() {
@@ -101,8 +102,10 @@ impl Sequences {
                     let key = self.key_at(shape, segment, position, head);
                     let value = key + values_offset(shape);
                     let width = shape.head_dim;
-                    cache[key..key + width].copy_from_slice(&rig.random(width, key_scale, dtype));
-                    cache[value..value + width].copy_from_slice(&rig.random(width, 1.0, dtype));
+                    for (at, scale) in [(key, key_scale), (value, 1.0)] {
+                        let row = rounded_row(&rig.random(width, scale, Dtype::F32), dtype);
+                        cache[at..at + width].copy_from_slice(&row);
+                    }
                 }
             }
         }

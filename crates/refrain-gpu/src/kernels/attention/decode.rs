@@ -58,7 +58,11 @@ impl Attention {
     pub(super) fn decode(&self, target: &Target, step: &StepPointers) -> LaunchSpec {
         let plan = DecodePlan::new(&self.shape, target);
         let kernel = match self.tensor_core_product(target) {
-            Some(product) if self.shape.head_dim.is_multiple_of(64) => {
+            // Products are of f16, which has all numbers of eight bits.
+            Some(_) if self.scaled() && self.shape.head_dim.is_multiple_of(64) => {
+                self.kernel("attention_decode_fp8.cu", "attention_decode_fp8", THREADS)
+            }
+            Some(product) if !self.scaled() && self.shape.head_dim.is_multiple_of(64) => {
                 self.kernel("attention_decode_mma.cu", "attention_decode_mma", THREADS).define("MMA", product)
             }
             _ => self.scalar_decode(&plan, target),
@@ -88,7 +92,7 @@ impl Attention {
         let group = (self.shape.head_dim as u32 / 8).next_power_of_two();
         // What registers hold besides queries and sums: keys, values and scores of a run.
         let mut keys = (32 / plan.queries.next_power_of_two()).min(8);
-        for tight in [self.dtype == Dtype::F32, target.wave == 64] {
+        for tight in [self.dtype == Dtype::F32.into(), target.wave == 64] {
             keys = if tight { (keys / 2).max(1) } else { keys };
         }
         self.kernel("attention_decode.cu", "attention_decode", THREADS)

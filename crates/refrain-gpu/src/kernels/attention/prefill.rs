@@ -60,10 +60,12 @@ impl Attention {
             return None;
         }
         let pair = if self.q.dtype == Dtype::Bf16 { "kx_bf16_pair" } else { "kx_f16_pair" };
-        // Queries, and two stages of keys and values; rows are 16 bytes apart.
+        // Queries, and two stages of keys and values; rows are 16 bytes apart. Of eight bits: one stage, and codes and
+        // scales for the next.
         let bytes = |queries: u32, blocks: u32| {
-            let rows = PIECE_TOKENS as u32 * queries + 4 * BLOCK_TOKENS as u32 * blocks;
-            rows * (self.shape.head_dim as u32 + 8) * 2
+            let (head_dim, keys) = (self.shape.head_dim as u32, BLOCK_TOKENS as u32 * blocks);
+            let (stages, codes) = if self.scaled() { (1, 2 * keys * (head_dim + 1)) } else { (2, 0) };
+            (PIECE_TOKENS as u32 * queries + 2 * keys * stages) * (head_dim + 8) * 2 + codes
         };
         let most = together(&self.shape, 2);
         let fits = |&(queries, blocks): &(u32, u32)| queries <= most && bytes(queries, blocks) <= target.shared_bytes;
@@ -81,11 +83,13 @@ impl Attention {
 
     /// The kernel and the rows of a block.
     fn scalar_kernel(&self, target: &Target) -> (Kernel, u32) {
-        let head_bytes = |dtype: Dtype| self.shape.head_dim * dtype.bytes() + 16;
+        let head_bytes = |element: usize| self.shape.head_dim * element + 16;
         // `sizeof(Room)` of the kernel.
         let bytes = |rows: usize, keys: usize| {
             let weights = keys * (rows + 4) * 4;
-            rows * head_bytes(self.q.dtype) + keys * head_bytes(self.dtype) + weights + rows * 4
+            let scales = if self.scaled() { keys * 8 } else { 0 };
+            let operands = rows * head_bytes(self.q.dtype.bytes()) + keys * head_bytes(self.dtype.bytes());
+            operands + weights + rows * 4 + scales
         };
         let fits = |&(rows, keys): &(u32, u32)| bytes(rows as usize, keys as usize) <= target.shared_bytes as usize;
         let (rows, keys) = SCALAR_TILES.into_iter().find(fits).expect("16 rows of 256 dimensions fit into 48 KiB");

@@ -11,7 +11,7 @@ fn op(dtype: Dtype, (num_heads, num_kv_heads, head_dim): (usize, usize, usize)) 
     let shape = AttentionShape { num_heads, num_kv_heads, head_dim, scale: 1.0 };
     let width = (num_heads * head_dim) as u32;
     let rows = Rows { base: DevicePtr(0), stride: width, width, dtype };
-    Attention { q: rows, cache: DevicePtr(0), dtype, shape, workspace: DevicePtr(0), out: rows }
+    Attention { q: rows, cache: DevicePtr(0), dtype: dtype.into(), shape, workspace: DevicePtr(0), out: rows }
 }
 
 fn define<'a>(spec: &'a LaunchSpec, name: &str) -> &'a str {
@@ -50,7 +50,7 @@ fn what_tensor_cores_dont_take_goes_the_scalar_way() {
     let hopper = device("sm_90a", 32, 132, 227);
     let gfx906 = device("gfx906", 64, 60, 64);
     let mut mixed = op(Dtype::Bf16, (4, 2, 64));
-    mixed.dtype = Dtype::F16;
+    mixed.dtype = Dtype::F16.into();
     let cases = [
         (op(Dtype::F32, (16, 4, 256)), &hopper),
         (op(Dtype::Bf16, (2, 1, 40)), &hopper),
