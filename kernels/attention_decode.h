@@ -13,6 +13,7 @@
 // and leaves the maximum and sum of every group in Room.maxima and totals, the weighted values of every wave in
 // Room.values.
 #pragma once
+#include "attention_gate.h"
 #include "kv_cache.h"
 
 #define WAVES (THREADS / KX_WAVE)
@@ -40,6 +41,7 @@ struct AttentionDecodeArgs {
     u32 out_stride;
     f32 scale; // times log2(e)
     u32 reserved;
+    GATE_ARGS
 };
 
 // What a block works on.
@@ -88,13 +90,15 @@ KX_DEV void add_scaled(f32x4& sum, f32 factor, f32x4 value) {
     sum.w = kx_fma(factor, value.w, sum.w);
 }
 
-KX_DEV void store_out(const AttentionDecodeArgs& args, const Part& part, u32 item, f32x4 value) {
-    // The heads of a unit lie side by side, so an item's place in the unit is its place in the row.
-    OUT_T* to = args.out + (u64)part.row * args.out_stride + part.unit * QUERIES * HEAD_DIM + item * 4;
-    kx_store(to, value.x);
-    kx_store(to + 1, value.y);
-    kx_store(to + 2, value.z);
-    kx_store(to + 3, value.w);
+// The heads of a unit lie side by side, so an item's place in the unit is its place in the row.
+KX_DEV u32 column_of(const Part& part, u32 item) { return part.unit * QUERIES * HEAD_DIM + item * 4; }
+
+KX_DEV void store_out(const AttentionDecodeArgs& args, const Part& part, u32 item, f32x4 value, const f32 gate[4]) {
+    OUT_T* to = args.out + (u64)part.row * args.out_stride + column_of(part, item);
+    kx_store(to, value.x * gate[0]);
+    kx_store(to + 1, value.y * gate[1]);
+    kx_store(to + 2, value.z * gate[2]);
+    kx_store(to + 3, value.w * gate[3]);
 }
 
 // Writes what the block has of its part: the result, when the part is the whole context, else sums to the workspace.
@@ -107,8 +111,13 @@ KX_DEV void write_part(const AttentionDecodeArgs& args, const Room& room, const 
         for (u32 wave = 0; wave < WAVES; wave++) {
             add_scaled(value, factor, *(const f32x4*)&room.values[wave][query][column]);
         }
-        if (part.splits == 1) store_out(args, part, item, value);
-        else ((f32x4*)record.values[part.split])[item] = value;
+        if (part.splits == 1) {
+            f32 gate[4];
+            load_gate<4>(gate, args, part.row, column_of(part, item));
+            store_out(args, part, item, value, gate);
+        } else {
+            ((f32x4*)record.values[part.split])[item] = value;
+        }
     }
     if (part.splits > 1 && kx_tid() < QUERIES) record.sums[part.split][kx_tid()] = softmax_of(room, kx_tid());
 }
@@ -141,6 +150,8 @@ KX_DEV void combine(const AttentionDecodeArgs& args, Room& room, const Part& par
         const u32 query = item / (HEAD_DIM / 4), last = part.splits - 1;
         const f32x4* from = (const f32x4*)record.values[0] + item;
         f32x4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+        f32 gate[4];
+        load_gate<4>(gate, args, part.row, column_of(part, item));
         // Sixteen loads on their way at once; behind the last part, that part with no share.
         for (u32 split = 0; split <= last; split += 16) {
             f32x4 values[16];
@@ -153,7 +164,7 @@ KX_DEV void combine(const AttentionDecodeArgs& args, Room& room, const Part& par
                 add_scaled(value, split + n <= last ? room.shares[split + n][query] : 0.0f, values[n]);
             }
         }
-        store_out(args, part, item, value);
+        store_out(args, part, item, value, gate);
     }
 }
 

@@ -6,6 +6,7 @@
 // and values come to the same place in shared memory, one after the other. In the products, a thread has four rows: in
 // the first, keys COLUMNS apart; in the second, eights of dimensions COLUMNS apart, whose sums stay in registers.
 // Everything is f32.
+#include "attention_gate.h"
 #include "kv_cache.h"
 
 #define COLUMNS (THREADS / (ROWS / 4))
@@ -31,6 +32,7 @@ struct AttentionPrefillArgs {
     u32 out_stride;
     f32 scale; // times log2(e)
     u32 reserved;
+    GATE_ARGS
 };
 
 // The scales of the keys and values of a tile, where they have any.
@@ -249,8 +251,12 @@ KX_KERNEL(attention_prefill, AttentionPrefillArgs, THREADS) {
             if (eight >= EIGHTS || row >= rows) continue;
             KX_UNROLL
             for (int d = 0; d < 8; d++) out[n][i][d] *= room.factors[row];
-            const u64 to = (u64)(place.row + row) * args.out_stride + place.head * HEAD_DIM + eight * 8;
-            kx_store8(args.out + to, out[n][i]);
+            const u32 to = place.head * HEAD_DIM + eight * 8;
+            f32 gate[8];
+            load_gate<8>(gate, args, place.row + row, to);
+            KX_UNROLL
+            for (int d = 0; d < 8; d++) out[n][i][d] *= gate[d];
+            kx_store8(args.out + (u64)(place.row + row) * args.out_stride + to, out[n][i]);
         }
     }
 }

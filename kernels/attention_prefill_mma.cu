@@ -16,6 +16,7 @@
 // One block a multiprocessor at HEAD_DIM 256: 64 rows x 2 heads and two stages of 64 keys are 198 KiB. Rows in shared
 // memory are HEAD_DIM + 8 elements apart, an odd number of 16 bytes, so that the eight rows of a matrix lie in
 // different banks.
+#include "attention_gate.h"
 #include "kv_cache.h"
 
 #define ROWS (KX_PIECE * QUERIES)
@@ -38,6 +39,7 @@ struct AttentionPrefillArgs {
     u32 out_stride;
     f32 scale; // times log2(e)
     u32 reserved;
+    GATE_ARGS
 };
 
 // Block ids of a tile; behind the last block that one again.
@@ -288,11 +290,14 @@ KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
         const f32 factor = 1.0f / kx_group_sum<4>(rows.total[half]);
         const u32 token = first_token + lane / 4 + half * 8;
         if (token < piece.len) {
-            const u64 row = (u64)(piece.row + token) * args.out_stride;
-            OUT_T* to = args.out + row + (head + warp / 4) * HEAD_DIM + lane % 4 * 2;
+            const u32 column = (head + warp / 4) * HEAD_DIM + lane % 4 * 2;
+            OUT_T* to = args.out + (u64)(piece.row + token) * args.out_stride + column;
             KX_UNROLL
             for (u32 n = 0; n < HEAD_DIM / 8; n++) {
-                store_pair(to + n * 8, rows.out[n][2 * half] * factor, rows.out[n][2 * half + 1] * factor);
+                f32 gate[2];
+                load_gate<2>(gate, args, piece.row + token, column + n * 8);
+                const f32 first = rows.out[n][2 * half] * factor, second = rows.out[n][2 * half + 1] * factor;
+                store_pair(to + n * 8, first * gate[0], second * gate[1]);
             }
         }
     }

@@ -8,43 +8,12 @@
 // Activations are [rows, width] X_T with row strides in elements, but `b` and `out` of the first three are B_T and OUT_T;
 // the table is [vocab, width] W_T. Arithmetic is f32. `out` of the first three may be `a` or `b` where it has that type.
 //
-// A block takes a tile of TILE_ROWS rows and TILE_COLUMNS columns, grid (row tiles, column tiles); a thread takes VECTOR
-// neighbouring elements of two rows, both loaded before the first is stored. VECTOR is 8 where every row of every
-// operand begins at a multiple of 16 bytes and the width is a multiple of 8, else 1. The least a kernel can take is the
-// time of its bytes: each input once, each output once.
+// elementwise.h says how the work is divided. The least a kernel can take is the time of its bytes: each input once, each
+// output once.
 //
 // Defines: X_T, B_T and OUT_T (the first three), W_T (embed), VECTOR, THREADS = 4 * 64.
+#include "elementwise.h"
 #include "step.h"
-
-#define TILE_ROWS 8
-#define TILE_LANES 64
-#define TILE_COLUMNS (TILE_LANES * VECTOR)
-#define ROW_LANES (THREADS / TILE_LANES)
-#define ROWS_EACH (TILE_ROWS / ROW_LANES)
-
-template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
-#if VECTOR == 8
-    kx_load8(out, from);
-#else
-    out[0] = kx_float(*from);
-#endif
-}
-template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
-#if VECTOR == 8
-    kx_store8(to, in);
-#else
-    kx_store(to, in[0]);
-#endif
-}
-
-// Where a thread works: elements `column` and the next of rows `row`, `row` + ROW_LANES, ...
-struct Place {
-    u32 row, column;
-};
-KX_DEV Place place() {
-    return Place{kx_block_x() * TILE_ROWS + kx_tid() / TILE_LANES,
-                 kx_block_y() * TILE_COLUMNS + kx_tid() % TILE_LANES * VECTOR};
-}
 
 #ifdef B_T
 struct PairArgs {

@@ -12,7 +12,7 @@
 // are loaded before this one's sums. The least time at batch 1 is that of 4.2 MB, 1.4 us on an H100.
 //
 // Defines: X_T, KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM, LANES (8, 16 or 32), VECTOR (4 where KEY_DIM is a multiple of
-// it and q and k begin at multiples of 4 elements, else 1), ROWS, THREADS.
+// it and q and k begin at multiples of 4 elements, else 1), ROWS, THREADS; LONG, to leave single tokens to gdn_step.cu.
 #include "step.h"
 
 #define ITEMS ((KEY_DIM + LANES * VECTOR - 1) / (LANES * VECTOR))
@@ -129,6 +129,9 @@ KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
     load_state(state, rows, at, exists && piece.position > 0 && segment.scan == 0);
     kx_wait_for_previous();
     if (!exists) return;
+#ifdef LONG
+    if (segment.len == 1) return;
+#endif
     if (segment.scan > 0) load_state(state, rows, at, true);
     Token next;
     load_token(next, args, piece.row, at);

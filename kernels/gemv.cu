@@ -13,9 +13,15 @@
 // WIDE is 1 where all rows of x and of the matrix begin at multiples of 16 bytes and INPUTS is a multiple of 8; with 0 a
 // lane reads single elements, and anything goes.
 //
-// Defines: X_T, W_T, OUT_T, INPUTS, ROWS, OUTPUTS (at most `outputs`), DEPTH, STAGED, WIDE, THREADS, KX_RESIDENT.
-// Dynamic shared memory: ROWS * INPUTS X_T where STAGED.
-#include "kx.h"
+// The ops before and behind the product can be part of it (gemv_around.h). What a prologue makes is OPERAND_T and always
+// staged. With SILU_MUL the first half of the OUTPUTS of a unit are rows of the first half of the matrix, the others the
+// same rows of its second half, and OUTPUTS is even.
+//
+// Defines: X_T, W_T, OUT_T, INPUTS, ROWS, OUTPUTS (at most `outputs`), DEPTH, STAGED, WIDE, THREADS, KX_RESIDENT, those of
+// gemv_around.h and OPERAND_T.
+// Dynamic shared memory: ROWS * INPUTS X_T where STAGED (OPERAND_T of a prologue), then what a prologue needs, from a
+// multiple of 16 bytes on.
+#include "gemv_around.h"
 
 struct GemvArgs {
     const u32* rows; // one number: how many rows x has
@@ -23,9 +29,29 @@ struct GemvArgs {
     const W_T* weight;
     OUT_T* out;
     u32 x_stride, out_stride, outputs, padding;
+#if PROLOGUE || EPILOGUE
+    Around around;
+#endif
 };
 
 #define WAVES (THREADS / KX_WAVE)
+
+// Outputs of a unit.
+#if EPILOGUE == SILU_MUL
+#define OUT_UNIT (OUTPUTS / 2)
+static_assert(OUTPUTS % 2 == 0, "as many rows of either half of the matrix");
+#else
+#define OUT_UNIT OUTPUTS
+#endif
+
+#if PROLOGUE
+#define KEPT_COLUMNS INPUTS
+#define KEPT(m, k) ((m) * INPUTS + (k))
+#include "gemv_prologue.h"
+static_assert(STAGED, "what a prologue makes is kept in shared memory");
+#else
+#define OPERAND_T X_T
+#endif
 
 #if WIDE
 #define VECTOR (16 / (u32)sizeof(W_T))
@@ -56,7 +82,7 @@ typedef W_T Vector;
 KX_DEV Vector fetch(const W_T* from) { return *from; }
 KX_DEV Vector nothing() { return W_T(); }
 template <class T> KX_DEV void unpack(f32* out, T value) { *out = kx_float(value); }
-KX_DEV void load_x(f32* out, const X_T* from) { *out = kx_float(*from); }
+template <class T> KX_DEV void load_x(f32* out, const T* from) { *out = kx_float(*from); }
 #endif
 
 #define STEP (KX_WAVE * VECTOR)
@@ -66,36 +92,52 @@ KX_DEV void load_x(f32* out, const X_T* from) { *out = kx_float(*from); }
 KX_DEV bool exists(u32 k) { return INPUTS == STEPS * STEP || k < INPUTS; }
 KX_DEV u32 least(u32 a, u32 b) { return a < b ? a : b; }
 
-// One step of a unit, whose first row has column `k` at `from`.
-KX_DEV void fetch_step(Vector out[OUTPUTS], const W_T* from, u32 k) {
+// One step of a unit, whose first row has column `k` at `from`; `half` is how far the second half of the matrix is.
+KX_DEV void fetch_step(Vector out[OUTPUTS], const W_T* from, u32 k, u64 half) {
     KX_UNROLL
-    for (u32 o = 0; o < OUTPUTS; o++) out[o] = exists(k) ? fetch(from + o * INPUTS) : nothing();
+    for (u32 o = 0; o < OUTPUTS; o++) {
+        const W_T* row = from + o % OUT_UNIT * INPUTS;
+        if (o >= OUT_UNIT) row += half;
+        out[o] = exists(k) ? fetch(row) : nothing();
+    }
 }
 
 KX_KERNEL(gemv, GemvArgs, THREADS) {
     kx_let_next_start();
     const u32 begin = kx_tid() % KX_WAVE * VECTOR;
-    const u32 units = (args.outputs + OUTPUTS - 1) / OUTPUTS, stride = kx_blocks_x() * WAVES;
-    // The last unit begins earlier where it would have less than OUTPUTS rows.
-    const u32 last_row = args.outputs - OUTPUTS;
+    const u32 units = (args.outputs + OUT_UNIT - 1) / OUT_UNIT, stride = kx_blocks_x() * WAVES;
+    // The last unit begins earlier where it would have less rows than the others.
+    const u32 last_row = args.outputs - OUT_UNIT;
+    const u64 half = (u64)args.outputs * INPUTS;
     const W_T* const lane_weight = args.weight + begin;
 
     u32 unit = kx_block_x() * WAVES + kx_tid() / KX_WAVE;
-    u32 row = least(unit * OUTPUTS, last_row);
+    u32 row = least(unit * OUT_UNIT, last_row);
     // What the ring holds begins here.
     const W_T* weight = lane_weight + (u64)row * INPUTS;
     Vector ring[DEPTH][OUTPUTS];
     if (unit < units) {
         KX_UNROLL
-        for (u32 i = 0; i < DEPTH; i++) fetch_step(ring[i], weight + i * STEP, begin + i * STEP);
+        for (u32 i = 0; i < DEPTH; i++) fetch_step(ring[i], weight + i * STEP, begin + i * STEP, half);
     }
+
+#if STAGED
+    KX_DYNAMIC_SHARED(OPERAND_T, staged);
+#endif
+#if PROLOGUE
+    Prologue prologue;
+    prepare(prologue, args.around, (f32*)((u8*)staged + (ROWS * INPUTS * sizeof(OPERAND_T) + 15) / 16 * 16));
+#endif
 
     const u32 rows = *args.rows, first = kx_block_z() * ROWS;
     kx_wait_for_previous();
     const X_T* x = args.x + (u64)first * args.x_stride;
     const u32 here = rows > first ? least(rows - first, ROWS) : 0;
-#if STAGED
-    KX_DYNAMIC_SHARED(X_T, staged);
+#if PROLOGUE
+    const GATE_T* const gate = args.around.gate + (u64)first * args.around.gate_stride;
+    make(prologue, staged, Source{x, gate, args.x_stride, args.around.gate_stride, here, args.around.eps});
+    kx_sync();
+#elif STAGED
     for (u32 m = 0; m < here; m++) {
         const X_T* const from = x + (u64)m * args.x_stride;
 #if WIDE
@@ -110,7 +152,9 @@ KX_KERNEL(gemv, GemvArgs, THREADS) {
     kx_copy_commit();
     kx_copy_wait<0>();
     kx_sync();
-    const X_T* const operand = staged;
+#endif
+#if STAGED
+    const OPERAND_T* const operand = staged;
     const u32 operand_stride = INPUTS;
 #else
     const X_T* const operand = x;
@@ -118,7 +162,15 @@ KX_KERNEL(gemv, GemvArgs, THREADS) {
 #endif
 
     while (unit < units) {
-        const u32 next_unit = unit + stride, next_row = least(next_unit * OUTPUTS, last_row);
+        const u32 next_unit = unit + stride, next_row = least(next_unit * OUT_UNIT, last_row);
+#if EPILOGUE == ADD
+        // On its way while the products are summed: a lane has that of one output.
+        f32 residual = 0.0f;
+        const u32 residual_m = kx_tid() % KX_WAVE / OUT_UNIT, residual_n = row + kx_tid() % KX_WAVE % OUT_UNIT;
+        if (residual_m < here && residual_n >= unit * OUT_UNIT) {
+            residual = kx_float(args.around.residual[(u64)(first + residual_m) * args.around.residual_stride + residual_n]);
+        }
+#endif
         f32 sums[ROWS][OUTPUTS];
         KX_UNROLL
         for (u32 m = 0; m < ROWS; m++) {
@@ -149,16 +201,21 @@ KX_KERNEL(gemv, GemvArgs, THREADS) {
                         }
                     }
                 }
-                if (more) fetch_step(ring[i], weight + i * STEP, ahead + i * STEP);
+                if (more) fetch_step(ring[i], weight + i * STEP, ahead + i * STEP, half);
             }
         }
         KX_UNROLL
         for (u32 m = 0; m < ROWS; m++) {
             KX_UNROLL
-            for (u32 o = 0; o < OUTPUTS; o++) {
-                const f32 sum = kx_wave_sum(sums[m][o]);
+            for (u32 o = 0; o < OUT_UNIT; o++) {
+                f32 sum = kx_wave_sum(sums[m][o]);
+#if EPILOGUE == ADD
+                sum += kx_shuffle(residual, m * OUT_UNIT + o);
+#elif EPILOGUE == SILU_MUL
+                sum = kx_silu(sum) * kx_wave_sum(sums[m][o + OUT_UNIT]);
+#endif
                 // Rows that the last unit shares with the one before it are left to that one.
-                if (begin == 0 && m < here && row + o >= unit * OUTPUTS) {
+                if (begin == 0 && m < here && row + o >= unit * OUT_UNIT) {
                     kx_store(args.out + (u64)(first + m) * args.out_stride + row + o, sum);
                 }
             }

@@ -1,4 +1,5 @@
-// The zero-centred RMS norm of rows: out = x * rsqrt(mean(x^2) + eps) * (1 + weight).
+// The zero-centred RMS norm of rows: out = x * rsqrt(mean(x^2) + eps) * (1 + weight). With B_T it is that of a sum, which
+// is kept too: x is sum = x + b, as it is stored.
 //
 // x: [rows, WIDTH] X_T and out: [rows, WIDTH] OUT_T with row strides in elements; weight: [WIDTH] f32. Arithmetic is
 // f32. `out` may be `x` where it has that type.
@@ -11,7 +12,7 @@
 //
 // The least it can take is the time to read and write each element once.
 //
-// Defines: X_T, OUT_T, WIDTH, VECTOR, ROWS, THREADS.
+// Defines: X_T, OUT_T, WIDTH, VECTOR, ROWS, THREADS; of a sum B_T and SUM_T. `sum` may be `x` or `b` where it has that type.
 #include "kx.h"
 
 #define VECTORS ((WIDTH + VECTOR - 1) / VECTOR)
@@ -27,6 +28,11 @@ struct RmsNormArgs {
     u32 x_stride, out_stride;
     f32 eps;
     u32 padding;
+#ifdef B_T
+    const B_T* b; // [rows, WIDTH]
+    SUM_T* sum;   // [rows, WIDTH]
+    u32 b_stride, sum_stride;
+#endif
 };
 
 template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
@@ -45,8 +51,31 @@ template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
 #endif
 }
 
+// Elements of a row that the norm is of; a sum is stored.
+KX_DEV void load_row(f32 out[VECTOR], const RmsNormArgs& args, u64 row, u32 at) {
+    load(out, args.x + row * args.x_stride + at);
+#ifdef B_T
+    f32 b[VECTOR];
+    load(b, args.b + row * args.b_stride + at);
+    KX_UNROLL
+    for (u32 j = 0; j < VECTOR; j++) out[j] = kx_rounded(out[j] + b[j], SUM_T());
+#endif
+}
+KX_DEV void store_sum(const RmsNormArgs& args, u64 row, u32 at, const f32 sum[VECTOR]) {
+#ifdef B_T
+    store(args.sum + row * args.sum_stride + at, sum);
+#endif
+}
+#ifdef B_T
+#define SHORT add_rms_norm
+#define LONG add_rms_norm_long
+#else
+#define SHORT rms_norm
+#define LONG rms_norm_long
+#endif
+
 #if ITEMS <= MOST_ITEMS
-KX_KERNEL(rms_norm, RmsNormArgs, THREADS) {
+KX_KERNEL(SHORT, RmsNormArgs, THREADS) {
     KX_SHARED f32 sums[WAVES][ROWS];
     kx_let_next_start();
 
@@ -67,7 +96,7 @@ KX_KERNEL(rms_norm, RmsNormArgs, THREADS) {
             const u32 at = (item * THREADS + kx_tid()) * VECTOR;
             // x has a row wherever the grid has a block, so the first one needs not wait for their number.
             if (at < WIDTH && (i == 0 || first + i < rows)) {
-                load(x[i][item], args.x + (u64)(first + i) * args.x_stride + at);
+                load_row(x[i][item], args, first + i, at);
             } else {
                 KX_UNROLL
                 for (u32 j = 0; j < VECTOR; j++) x[i][item][j] = 0.0f;
@@ -101,29 +130,36 @@ KX_KERNEL(rms_norm, RmsNormArgs, THREADS) {
                 f32 out[VECTOR];
                 KX_UNROLL
                 for (u32 j = 0; j < VECTOR; j++) out[j] = x[i][item][j] * scale * (1.0f + weight[item][j]);
+                store_sum(args, first + i, at, x[i][item]);
                 store(args.out + (u64)(first + i) * args.out_stride + at, out);
             }
         }
     }
 }
 #else
-KX_KERNEL(rms_norm_long, RmsNormArgs, THREADS) {
+KX_KERNEL(LONG, RmsNormArgs, THREADS) {
     KX_SHARED f32 sums[WAVES];
     kx_let_next_start();
     const u64 row = kx_block_x();
     const u32 rows = *args.rows;
     kx_wait_for_previous();
     if (row >= rows) return;
+#ifdef B_T
+    const SUM_T* const x = args.sum + row * args.sum_stride;
+#else
     const X_T* const x = args.x + row * args.x_stride;
+#endif
     OUT_T* const out = args.out + row * args.out_stride;
 
     f32 sum = 0.0f, values[VECTOR], weight[VECTOR];
     for (u32 at = kx_tid() * VECTOR; at < WIDTH; at += THREADS * VECTOR) {
-        load(values, x + at);
+        load_row(values, args, row, at);
+        store_sum(args, row, at, values);
         KX_UNROLL
         for (u32 j = 0; j < VECTOR; j++) sum = kx_fma(values[j], values[j], sum);
     }
     const f32 scale = kx_rsqrt(kx_block_sum<THREADS>(sum, sums) * (1.0f / WIDTH) + args.eps);
+    // A thread takes the elements that it has stored.
     for (u32 at = kx_tid() * VECTOR; at < WIDTH; at += THREADS * VECTOR) {
         load(values, x + at);
         load(weight, args.weight + at);

@@ -134,6 +134,7 @@ impl GpuBackend {
         let gemm_workspace = (base.offset(layout.gemm_workspace), layout.workspaces.gemm);
         let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace };
         programs.warm_library(&limits, &queue)?;
+        programs.tune_library(&limits, &queue)?;
         let (limits_of, step_layout, is_compiled) = (&limits, &layout.step_layout, options.compile.is_some());
         let recorder = Recorder { runtime: &runtime, queue, limits: limits_of, step_layout, compiled: is_compiled };
         let graphs = recorder.record(&options.graphs, |cell| &programs.of(cell, cell.rows).ops)?;

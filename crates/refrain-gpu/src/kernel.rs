@@ -4,12 +4,15 @@ use crate::StepCounts;
 use bytemuck::{NoUninit, bytes_of};
 use refrain_device::DevicePtr;
 use refrain_program::{CacheDtype, Dtype, Fp8};
+use std::sync::Arc;
 
 /// What to compile: one entry of one source file, with its constants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kernel {
-    /// File below `kernels/`.
+    /// File below `kernels/`; of a generated kernel a name for messages.
     pub source: &'static str,
+    /// The text of a generated kernel, whose first line says what it computes.
+    pub text: Option<Arc<str>>,
     /// Entry point in it.
     pub entry: &'static str,
     /// Constants by name, sorted.
@@ -23,7 +26,13 @@ pub struct Kernel {
 impl Kernel {
     /// A kernel without dynamic shared memory. Every kernel gets its thread count as the constant `THREADS`.
     pub fn new(source: &'static str, entry: &'static str, threads: u32) -> Kernel {
-        Kernel { source, entry, defines: vec![("THREADS", threads.to_string())], threads, shared_bytes: 0 }
+        let defines = vec![("THREADS", threads.to_string())];
+        Kernel { source, text: None, entry, defines, threads, shared_bytes: 0 }
+    }
+
+    /// A kernel whose text was made just now.
+    pub fn generated(text: String, entry: &'static str, threads: u32) -> Kernel {
+        Kernel { text: Some(text.into()), ..Kernel::new("generated.cu", entry, threads) }
     }
 
     /// With one more constant.
@@ -89,6 +98,10 @@ pub enum Count {
     Scans,
     /// Sequences with tokens for the recurrence.
     Recurrent,
+    /// Pieces of a single token, if some of them are for the chunked scan.
+    ScannedDecodePieces,
+    /// Sequences with tokens for the recurrence, if some of them have more than one token in the step.
+    LongRecurrent,
     /// Logit rows of a step in which tokens are chosen.
     Sampled,
     /// The same, if some of them have adjustments.

@@ -4,9 +4,11 @@
 pub mod attention;
 pub mod elementwise;
 pub mod gdn;
+pub mod generated;
 pub mod kv_append;
 pub mod linear;
 pub mod norm;
 pub mod qk_norm_rope;
+pub mod qk_norm_rope_append;
 mod rows;
 pub mod sample;

@@ -5,7 +5,7 @@ use crate::lower::{Rope, Workspaces, ropes};
 use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepLayout, Target};
 use refrain_device::{BLOCK_TOKENS, Footprint, PoolSizes, StepLimits};
-use refrain_program::{ActivationPlan, Program, StateKind, TensorId, WeightDef, WeightKind};
+use refrain_program::{ActivationPlan, Program, StateDef, StateKind, TensorId, WeightDef, WeightKind};
 
 /// Everything begins at a multiple of this: what matrix libraries and 16-byte accesses want, with room.
 const ALIGNMENT: usize = 256;
@@ -73,6 +73,15 @@ pub(crate) fn weight_bytes(weight: &WeightDef) -> usize {
     weight.kind.elements() * element
 }
 
+/// Bytes of a state of one sequence. The window of a convolution has one entry more than the mathematics needs: see
+/// `kernels/gdn_window.h`.
+fn slot_bytes(state: &StateDef) -> usize {
+    match state.kind {
+        StateKind::ConvState { taps, .. } => state.unit_bytes() / (taps - 1).max(1) * taps,
+        StateKind::GdnState { .. } | StateKind::KvCache { .. } => state.unit_bytes(),
+    }
+}
+
 impl Layout {
     /// For one program.
     pub fn new(program: &Program, limits: &StepLimits, pools: &PoolSizes, target: &Target) -> Layout {
@@ -127,7 +136,7 @@ impl Layout {
                     place(unit.saturating_mul(pools.blocks))
                 }
                 StateKind::GdnState { .. } | StateKind::ConvState { .. } => {
-                    let unit = state.unit_bytes();
+                    let unit = slot_bytes(state);
                     footprint.gdn_slot += unit;
                     place(unit.saturating_mul(pools.slots))
                 }

@@ -1,5 +1,7 @@
 //! From ops to launches: which kernel runs an op, on which addresses, for how many rows.
 
+mod fused;
+
 use crate::kernel::{Count, Kernel, LaunchSpec, Rows};
 use crate::kernels::attention::Attention;
 use crate::kernels::elementwise::{Add, Embed, GatherRows, SigmoidGate, SiluMul};
@@ -14,7 +16,7 @@ use crate::ops::Recorded;
 use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepPointers, Target};
 use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
-use refrain_program::{CacheDtype, Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
+use refrain_program::{AttentionShape, CacheDtype, Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
 
 /// What one rotary table serves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,6 +116,21 @@ impl Lowered {
         let recorded = if count == Count::Tokens { Recorded::Always } else { Recorded::WithLogits };
         Lowered { count, recorded, variants }
     }
+
+    /// The same for any number of rows.
+    fn any(count: Count, launches: Vec<LaunchSpec>) -> Lowered {
+        Lowered::new(count, vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())])
+    }
+
+    /// In which recordings an op can be: the grids of some count pieces of sequences.
+    fn recorded_as(self, op: &Op) -> Lowered {
+        match op {
+            Op::Attention { .. } | Op::GdnScan { .. } | Op::GdnStep { .. } => {
+                Lowered { recorded: Recorded::OfOneKind, ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Where everything that ops name lies.
@@ -177,6 +194,9 @@ impl Places<'_> {
 
     /// One op. A fused op without kernels of its own is lowered as its parts are.
     fn op(&self, op: &Op) -> Lowered {
+        if let Some(fused) = self.fused(op) {
+            return fused;
+        }
         let parts: Vec<Lowered> = op.parts().iter().map(|part| self.part(part)).collect();
         one_after_another(parts)
     }
@@ -240,11 +260,7 @@ impl Places<'_> {
                 let (cache, dtype) = (self.state(state), self.state_dtype(state));
                 KvAppend { k: r(k), v: r(v), cache, dtype, shape }.launches(target, step)
             }
-            Op::Attention { q, state, shape, out, .. } => {
-                let (cache, dtype) = (self.state(state), self.state_dtype(state));
-                let workspace = self.base.offset(self.layout.attention_workspace);
-                Attention { q: r(q), cache, dtype, shape, workspace, out: r(out) }.launches(target, step)
-            }
+            Op::Attention { q, state, shape, out, .. } => self.attention(q, state, shape, out).launches(target, step),
             Op::AddRmsNorm { .. }
             | Op::FusedLinear { .. }
             | Op::QkNormRopeAppend(_)
@@ -252,12 +268,13 @@ impl Places<'_> {
             | Op::GdnStep { .. }
             | Op::Elementwise(_) => unreachable!("no part is fused"),
         };
-        let lowered = Lowered::new(count, vec![(u32::MAX, launches.into_iter().map(Action::Launch).collect())]);
-        match op {
-            // Their grids count pieces of sequences.
-            Op::Attention { .. } | Op::GdnScan { .. } => Lowered { recorded: Recorded::OfOneKind, ..lowered },
-            _ => lowered,
-        }
+        Lowered::any(count, launches).recorded_as(op)
+    }
+
+    fn attention(&self, q: View, state: StateId, shape: AttentionShape, out: View) -> Attention {
+        let (cache, dtype) = (self.state(state), self.state_dtype(state));
+        let workspace = self.base.offset(self.layout.attention_workspace);
+        Attention { q: self.rows(q), cache, dtype, shape, workspace, gate: None, out: self.rows(out) }
     }
 
     /// The choice of tokens from the logits.
@@ -272,8 +289,7 @@ impl Places<'_> {
 
     /// Its launches, which follow the ops in steps that want tokens.
     pub fn lower_sampling(&self, limits: &StepLimits) -> Lowered {
-        let launches = self.sample(limits).launches(&self.step()).into_iter().map(Action::Launch).collect();
-        Lowered::new(Count::Sampled, vec![(u32::MAX, launches)])
+        Lowered::any(Count::Sampled, self.sample(limits).launches(&self.step()))
     }
 
     /// A product: a kernel of our own for few rows, the vendor's library for many, where it has one for these types.
@@ -349,11 +365,17 @@ pub(crate) fn kernels<'a>(ops: impl IntoIterator<Item = &'a Lowered>) -> Vec<Ker
     kernels
 }
 
-/// The kernels that a program needs on a target for steps within limits, also where it is compiled with all passes for the
-/// usual ranges, for packs made ahead.
-pub fn required_kernels(program: &Program, target: &Target, limits: &StepLimits, gemm: bool) -> Vec<Kernel> {
+/// The kernels that a program needs on a target for steps within limits, and what is compiled of it where it is, for packs
+/// made ahead.
+pub fn required_kernels(
+    program: &Program,
+    compile: Option<&CompileOptions>,
+    target: &Target,
+    limits: &StepLimits,
+    gemm: bool,
+) -> Vec<Kernel> {
     let pools = refrain_device::PoolSizes { blocks: 1, slots: 1 };
-    let compiled = compile_ranges(program, &CompileOptions::default());
+    let compiled = compile.map(|options| compile_ranges(program, options)).unwrap_or_default();
     let mut ops = Vec::new();
     for program in [program].into_iter().chain(compiled.iter().map(|(_, program)| program)) {
         let layout = Layout::new(program, limits, &pools, target);

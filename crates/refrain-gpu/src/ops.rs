@@ -90,6 +90,29 @@ impl OpList {
         Ok(())
     }
 
+    /// Measures the library's candidates for every product that a step with these counts has and that is not in `known`,
+    /// and keeps the fastest of each.
+    pub fn tune_library(
+        &self,
+        counts: &StepCounts,
+        queue: &Queue<'_>,
+        known: &mut HashSet<GemmShape>,
+    ) -> Result<(), DeviceError> {
+        for op in &self.ops {
+            let (rows, actions) = op.actions(counts);
+            for action in actions {
+                let &ReadyAction::Gemm { shape, x, weight, out } = action else { continue };
+                let shape = GemmShape { m: rows as usize, ..shape };
+                let Some(gemm) = queue.runtime.gemm().filter(|_| known.insert(shape)) else { continue };
+                let (workspace, workspace_bytes) = queue.gemm_workspace;
+                let operands = GemmOperands { x, weight, out, workspace, workspace_bytes };
+                // SAFETY: all addresses are in the arena, and before the first step nobody else uses the stream.
+                unsafe { gemm.tune(queue.stream, &shape, &operands)? };
+            }
+        }
+        Ok(())
+    }
+
     /// Cuts the list into runs of ops that `recorded` says the same of, and how many launches each has.
     pub fn runs(&self, counts: &StepCounts, recorded: impl Fn(Recorded) -> bool) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();

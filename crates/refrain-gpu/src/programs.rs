@@ -116,6 +116,21 @@ impl Programs {
         Ok(())
     }
 
+    /// Tunes the products of the vendor's library where a range is of one number of rows only, which is what such a range
+    /// is for.
+    pub fn tune_library(&self, limits: &StepLimits, queue: &Queue<'_>) -> Result<(), DeviceError> {
+        let mut known = HashSet::new();
+        let ends = [0].into_iter().chain(self.compiled.iter().map(|(most, _)| *most));
+        for (before, (rows, ready)) in ends.zip(&self.compiled) {
+            if before + 1 == *rows && *rows as usize <= limits.max_tokens {
+                let logit_rows = (*rows).min(limits.max_logit_rows as u32);
+                let counts = StepCounts { tokens: *rows, logit_rows, ..StepCounts::default() };
+                ready.ops.tune_library(&counts, queue, &mut known)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The cells without graphs.
     pub fn cells(&self) -> Vec<Cell> {
         let compiled = Cell { compiled: true, ..Cell::EAGER };

@@ -5,7 +5,7 @@ macro_rules! sources {
 }
 
 /// Files that kernels include.
-pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_fp8.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "gdn_chunk.h" "kv_cache.h" "sample.h" "sample_list.h"];
+pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_fp8.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "attention_gate.h" "elementwise.h" "gdn_chunk.h" "gdn_gates.h" "gdn_window.h" "gemv_around.h" "gemv_prologue.h" "kv_cache.h" "rope.h" "sample.h" "sample_list.h"];
 
 /// Files with kernels in them.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
@@ -22,6 +22,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "gdn_gates.cu"
     "gdn_norm.cu"
     "gdn_recurrence.cu"
+    "gdn_step.cu"
     "gemm.cu"
     "gemm_mma.cu"
     "gemv.cu"
@@ -31,6 +32,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "measure.cu"
     "norm.cu"
     "qk_norm_rope.cu"
+    "qk_norm_rope_append.cu"
     "sample_choose.cu"
     "sample_scan.cu"
     "sample_top.cu"

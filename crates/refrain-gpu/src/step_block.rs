@@ -65,6 +65,10 @@ pub struct StepCounts {
     pub scans: u32,
     /// Sequences with tokens for the recurrence.
     pub recurrent: u32,
+    /// Those of them that have more than one token in the step.
+    pub long_recurrent: u32,
+    /// Sequences with a single token, which is for the scan.
+    pub scanned_singles: u32,
     /// Logit rows, where tokens are chosen.
     pub sampled: u32,
     /// The same, where some of them have adjustments.
@@ -93,6 +97,10 @@ impl StepCounts {
             Count::Chunks => self.chunks,
             Count::Scans => self.scans,
             Count::Recurrent => self.recurrent,
+            Count::ScannedDecodePieces if self.scanned_singles == 0 => 0,
+            Count::ScannedDecodePieces => self.pieces - self.prefill_pieces,
+            Count::LongRecurrent if self.long_recurrent == 0 => 0,
+            Count::LongRecurrent => self.recurrent,
             Count::Sampled => self.sampled,
             Count::Adjusted => self.adjusted,
             Count::Drawn => self.drawn,
@@ -265,6 +273,9 @@ impl StepLayout {
                 let piece = Piece { row, len: segment.len - segment.scan, position, segment: index };
                 writer.item(offsets.recurrent, counts.recurrent, &piece);
                 counts.recurrent += 1;
+                counts.long_recurrent += u32::from(segment.len > 1);
+            } else {
+                counts.scanned_singles += u32::from(segment.len == 1);
             }
         }
         for single in [false, true] {

@@ -104,8 +104,12 @@ fn most(count: Count, limits: &StepLimits) -> u64 {
     let pieces = limits.max_tokens / crate::step_block::PIECE_TOKENS + 2 * limits.max_segments;
     let most = match count {
         Count::Tokens => limits.max_tokens,
-        Count::Segments | Count::Scans | Count::Recurrent => limits.max_segments.min(limits.max_tokens),
-        Count::PrefillPieces | Count::DecodePieces | Count::Pieces | Count::Chunks => pieces.min(limits.max_tokens),
+        Count::Segments | Count::Scans | Count::Recurrent | Count::LongRecurrent => {
+            limits.max_segments.min(limits.max_tokens)
+        }
+        Count::PrefillPieces | Count::DecodePieces | Count::ScannedDecodePieces | Count::Pieces | Count::Chunks => {
+            pieces.min(limits.max_tokens)
+        }
         Count::LogitRows
         | Count::Sampled
         | Count::Adjusted

@@ -34,6 +34,9 @@ pub type Needs = BTreeMap<String, KernelResources>;
 /// How a kernel is called in the budget: `norm.cu rms_norm THREADS=256 WIDTH=2560`.
 pub fn name(kernel: &Kernel) -> String {
     let mut name = format!("{} {}", kernel.source, kernel.entry);
+    if let Some(what) = kernel.text.as_deref().and_then(|text| text.lines().next()) {
+        let _ = write!(name, " ({})", what.trim_start_matches("// "));
+    }
     for (define, value) in &kernel.defines {
         let _ = write!(name, " {define}={value}");
     }

@@ -1,10 +1,11 @@
-//! Which kernels are compiled: all that programs of the models need, with and without a library of products.
+//! Which kernels are compiled: all that programs of the models need, as they are built and compiled, with and without a
+//! library of products.
 
 use crate::architectures::targets;
 use crate::models::{Model, of_tests, published};
 use anyhow::{Context, Result};
 use refrain_device::StepLimits;
-use refrain_gpu::{Kernel, Target, measure_kernels, required_kernels};
+use refrain_gpu::{CompileOptions, Kernel, Target, measure_kernels, required_kernels};
 use refrain_program::{BuildOptions, CacheDtype, Dtype, Fp8, Program};
 use std::collections::BTreeSet;
 
@@ -15,20 +16,29 @@ const LIMITS: StepLimits =
 /// Element types of weights and activations that packs are for; the cache is of the same or of eight bits.
 const TYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
 
-/// The kernels of some models on some targets, in either type of 16 bits, and those that measure a device.
+/// The kernels of some models on some targets, in either type of 16 bits, and those that measure a device. Those that
+/// other settings of passes need are compiled when they are used.
 ///
 /// # Errors
 /// When a model's shape is impossible.
 pub fn variants(models: &[Model], targets: &[Target]) -> Result<Vec<Kernel>> {
     let mut kernels: BTreeSet<Kernel> = measure_kernels().into();
     for target in targets {
-        kernels.extend(of_models(models, &TYPES, target)?);
+        kernels.extend(of_models(models, &TYPES, Way::Compiled, target)?);
     }
     Ok(kernels.into_iter().collect())
 }
 
+/// Whether a program is also compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Eager,
+    Compiled,
+}
+
 /// The kernels that have a budget on an architecture: those of the 4B model on the card for which they are tuned, those
-/// of the small shapes that tests run, also in F32, and those that measure a device.
+/// of the small shapes that tests run, also in F32, and those that measure a device. What is fused is a define more in
+/// most kernels, so of compiled programs one large and one small one are enough.
 ///
 /// # Errors
 /// As [`variants`], and when the architecture is not known.
@@ -36,27 +46,30 @@ pub fn budgeted(arch: &str) -> Result<Vec<Kernel>> {
     let target = &targets(arch, &[])?[0];
     let large: Vec<Model> = published().into_iter().filter(|model| model.name == "4b").collect();
     let mut kernels: BTreeSet<Kernel> = measure_kernels().into();
-    kernels.extend(of_models(&large, &TYPES, target)?);
-    kernels.extend(of_models(&of_tests(), &[Dtype::Bf16, Dtype::F16, Dtype::F32], target)?);
+    kernels.extend(of_models(&large, &TYPES, Way::Eager, target)?);
+    kernels.extend(of_models(&of_tests(), &[Dtype::Bf16, Dtype::F16, Dtype::F32], Way::Eager, target)?);
+    kernels.extend(of_models(&large, &[Dtype::Bf16], Way::Compiled, target)?);
+    kernels.extend(of_models(&of_tests()[..1], &[Dtype::F32], Way::Compiled, target)?);
     Ok(kernels.into_iter().collect())
 }
 
-fn of_models(models: &[Model], types: &[Dtype], target: &Target) -> Result<Vec<Kernel>> {
+fn of_models(models: &[Model], types: &[Dtype], way: Way, target: &Target) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     for (model, dtype) in models.iter().flat_map(|model| types.iter().map(move |dtype| (model, *dtype))) {
-        kernels.extend(of_model(model, dtype, target, &LIMITS)?);
+        kernels.extend(of_model(model, dtype, way, target, &LIMITS)?);
     }
     Ok(kernels)
 }
 
-fn of_model(model: &Model, dtype: Dtype, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
+fn of_model(model: &Model, dtype: Dtype, way: Way, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
+    let compile = (way == Way::Compiled).then(CompileOptions::default);
     for kv_cache in [CacheDtype::Plain(dtype), Fp8::E4m3.into(), Fp8::E5m2.into()] {
         let options = BuildOptions { weights: dtype, activations: dtype, kv_cache };
         let program = Program::build(&model.config, &options).with_context(|| model.name)?;
-        kernels.extend(required_kernels(&program, target, limits, true));
+        kernels.extend(required_kernels(&program, compile.as_ref(), target, limits, true));
         // Without a library of products other kernels take its place.
-        kernels.extend(required_kernels(&program, target, limits, false));
+        kernels.extend(required_kernels(&program, compile.as_ref(), target, limits, false));
     }
     Ok(kernels)
 }
@@ -73,7 +86,7 @@ mod tests {
         for model in published() {
             for target in ["sm_80", "sm_90a", "gfx906"].map(|arch| targets(arch, &[]).unwrap().remove(0)) {
                 let kernels = |limits| {
-                    let kernels = of_model(&model, Dtype::Bf16, &target, limits).unwrap();
+                    let kernels = of_model(&model, Dtype::Bf16, Way::Compiled, &target, limits).unwrap();
                     kernels.into_iter().collect::<BTreeSet<_>>()
                 };
                 let packed = kernels(&LIMITS);

@@ -4,6 +4,7 @@ mod append;
 mod attend;
 mod bits;
 mod caches;
+mod fused;
 mod model;
 mod rope;
 mod sequences;
@@ -17,9 +18,10 @@ use refrain_program::{AttentionShape, CacheDtype, Dtype};
 pub(super) fn cases(_target: &Target, scale: Scale) -> Vec<Case> {
     match scale {
         Scale::Ragged => {
-            [rope::cases(), append::cases(), attend::cases(), bits::cases()].into_iter().flatten().collect()
+            let alone = [rope::cases(), append::cases(), attend::cases(), bits::cases()];
+            alone.into_iter().flatten().chain(fused::cases(scale)).collect()
         }
-        Scale::Model => model::cases(),
+        Scale::Model => model::cases().into_iter().chain(fused::cases(scale)).collect(),
     }
 }
 

@@ -1,4 +1,6 @@
-//! Cases of `elementwise.cu`.
+//! Cases of `elementwise.cu`, and of kernels that are generated.
+
+mod generated;
 
 use super::norm::dtype_name;
 use super::operand::{Columns, Operand, some_rows, step_of};
@@ -35,10 +37,11 @@ const SILU_MUL: Pairwise = Pairwise {
 };
 
 pub(super) fn cases(_: &Target, scale: Scale) -> Vec<Case> {
-    match scale {
+    let known = match scale {
         Scale::Ragged => ragged(),
         Scale::Model => model(),
-    }
+    };
+    known.into_iter().chain(generated::cases(scale)).collect()
 }
 
 fn ragged() -> Vec<Case> {

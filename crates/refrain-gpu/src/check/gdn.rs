@@ -1,6 +1,7 @@
 //! Cases of the kernels of Gated DeltaNet.
 
 mod conv;
+mod fused;
 mod gates;
 mod norm;
 mod rule;
@@ -13,7 +14,8 @@ use refrain_device::{Segment, Step, StepLimits};
 use refrain_program::Dtype;
 
 pub(super) fn cases(_target: &Target, scale: Scale) -> Vec<Case> {
-    [conv::cases(scale), norm::cases(scale), gates::cases(scale), scan::cases(scale)].into_iter().flatten().collect()
+    let groups = [conv::cases, norm::cases, gates::cases, scan::cases, fused::cases];
+    groups.iter().flat_map(|cases| cases(scale)).collect()
 }
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];

@@ -1,11 +1,12 @@
 //! Cases of the products: `gemv.cu`, `gemv_mma.cu`, `gemm.cu`, `gemm_mma.cu`.
 
 mod bits;
+mod fused;
 
 use super::norm::dtype_name;
 use super::operand::{Columns, Operand, some_rows, step_of, tolerance};
 use super::{Buffer, Case, Outcome, Rig, Scale};
-use crate::kernels::linear::{Gemv, GemvPlan, Linear, Tile, Tiled};
+use crate::kernels::linear::{Around, Gemv, GemvPlan, Linear, Tile, Tiled};
 use crate::{Count, LaunchSpec, StepPointers, Target};
 use refrain_device::DeviceError;
 use refrain_program::Dtype;
@@ -44,10 +45,10 @@ enum Method {
 
 impl Method {
     fn launches(self, linear: Linear, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
-        let gemv = |plan| Gemv { linear, plan }.launches(target, step);
+        let around = Around::default();
         match self {
-            Method::Gemv(rows) => gemv(GemvPlan::choose(&linear, target, rows)),
-            Method::Plan(plan) => gemv(plan),
+            Method::Gemv(rows) => Gemv::choose(&linear, &around, target, rows).launches(target, step),
+            Method::Plan(plan) => Gemv { linear, around, plan }.launches(target, step),
             Method::Tiled(rows) => {
                 let choices = Tile::choices(&linear, target);
                 let choice = choices.into_iter().find(|(most, _)| rows <= *most);
@@ -65,10 +66,11 @@ impl Method {
 }
 
 pub(super) fn cases(_: &Target, scale: Scale) -> Vec<Case> {
-    match scale {
+    let alone = match scale {
         Scale::Ragged => ragged(),
         Scale::Model => model(),
-    }
+    };
+    alone.into_iter().chain(fused::cases(scale)).collect()
 }
 
 fn ragged() -> Vec<Case> {

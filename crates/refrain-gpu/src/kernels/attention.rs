@@ -4,8 +4,9 @@
 mod decode;
 mod prefill;
 
-use crate::kernel::{Kernel, LaunchSpec, Rows};
+use crate::kernel::{Extent, Kernel, LaunchSpec, Rows};
 use crate::{StepPointers, Target};
+use bytemuck::{NoUninit, Pod, Zeroable, bytes_of};
 use decode::DecodePlan;
 use refrain_device::{DevicePtr, StepLimits};
 use refrain_program::{AttentionShape, CacheDtype, Dtype};
@@ -25,8 +26,19 @@ pub struct Attention {
     /// [`Attention::workspace_bytes`], aligned to 16. Zero before the first launch, and only used by attention of one
     /// shape from then on: it holds counters that each launch leaves at zero.
     pub workspace: DevicePtr,
+    /// `[T, heads * head_dim]`: the result is multiplied with its sigmoid before it is rounded.
+    pub gate: Option<Rows>,
     /// `[T, heads * head_dim]` in the type of `q` or f32; not `q`.
     pub out: Rows,
+}
+
+/// `GATE_ARGS` of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GateArgs {
+    gate: u64,
+    gate_stride: u32,
+    padding: u32,
 }
 
 impl Attention {
@@ -48,7 +60,12 @@ impl Attention {
 
     /// A kernel with the constants that all of them need.
     fn kernel(&self, source: &'static str, entry: &'static str, threads: u32) -> Kernel {
-        Kernel::new(source, entry, threads)
+        let kernel = Kernel::new(source, entry, threads);
+        let kernel = match self.gate {
+            Some(gate) => kernel.define_type("GATE_T", gate.dtype),
+            None => kernel,
+        };
+        kernel
             .define_type("X_T", self.q.dtype)
             .define_cache_type("KV_T", self.dtype)
             .define_type("OUT_T", self.out.dtype)
@@ -71,6 +88,16 @@ impl Attention {
     /// Whether keys and values are of eight bits, and their rows have scales.
     fn scaled(&self) -> bool {
         matches!(self.dtype, CacheDtype::Fp8(_))
+    }
+
+    /// A launch with these arguments, behind which those of the gate follow where there is one.
+    fn launch(&self, kernel: Kernel, grid: [Extent; 3], arguments: &impl NoUninit) -> LaunchSpec {
+        let mut launch = LaunchSpec::on_grid(kernel, grid, arguments);
+        if let Some(gate) = self.gate {
+            let gate = GateArgs { gate: gate.base.0, gate_stride: gate.stride, padding: 0 };
+            launch.arguments.extend_from_slice(bytes_of(&gate));
+        }
+        launch
     }
 
     /// The factor on the scores, for powers of two.

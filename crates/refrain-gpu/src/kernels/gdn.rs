@@ -3,12 +3,16 @@
 mod conv;
 mod gates;
 mod norm;
+mod prepare;
 mod scan;
+mod step;
 
 pub use conv::GdnConv;
 pub use gates::GdnGates;
 pub use norm::{GatedRmsNorm, L2Norm};
+pub use prepare::GdnPrepare;
 pub use scan::{GdnScan, unsupported};
+pub use step::GdnStep;
 
 use crate::kernel::Rows;
 

@@ -1,8 +1,11 @@
-//! `out = x weight^T`: a kernel for few rows ([`Gemv`]) and one for many ([`Tiled`]), and which is best for how many.
+//! `out = x weight^T`: a kernel for few rows ([`Gemv`]) and one for many ([`Tiled`]), and which is best for how many. The
+//! one for few rows can also do what comes before and behind the product ([`Around`]).
 
+mod around;
 mod gemv;
 mod tiled;
 
+pub use around::{Around, Epilogue, Prologue};
 pub use gemv::{Gemv, GemvPlan};
 pub use tiled::{Tile, Tiled};
 
@@ -82,13 +85,28 @@ pub const GEMV_ROWS: u32 = 8;
 /// What computes a product, for up to how many rows, ascending. With a `library` of products the list ends where that
 /// takes over, else its last entry has no end.
 pub fn variants(linear: &Linear, target: &Target, step: &StepPointers, library: bool) -> Vec<(u32, Vec<LaunchSpec>)> {
-    let few = [1, 2, 4, GEMV_ROWS].into_iter().map(|rows| {
-        let plan = GemvPlan::choose(linear, target, rows);
-        (rows, Gemv { linear: *linear, plan }.launches(target, step))
-    });
+    let few = [1, 2, 4, GEMV_ROWS]
+        .into_iter()
+        .map(|rows| (rows, Gemv::choose(linear, &Around::default(), target, rows).launches(target, step)));
     let many = Tile::choices(linear, target).into_iter().map(|(most, tile)| {
         let tiled = Tiled { linear: *linear, tile };
         (most, tiled.launches(target, step))
     });
     if library { few.collect() } else { few.chain(many).collect() }
+}
+
+/// What computes a product with what is around it, for up to how many rows, ascending; the last has no end. `None` where
+/// not even one row of it fits into shared memory.
+pub fn fused_variants(
+    linear: &Linear,
+    around: &Around,
+    target: &Target,
+    step: &StepPointers,
+) -> Option<Vec<(u32, Vec<LaunchSpec>)>> {
+    let most = [(1, 1), (2, 2), (4, 4), (GEMV_ROWS, u32::MAX)];
+    let variant = |(rows, most)| {
+        let gemv = Gemv::choose(linear, around, target, rows);
+        gemv.fits(target).then(|| (most, gemv.launches(target, step)))
+    };
+    most.into_iter().map(variant).collect()
 }

@@ -5,19 +5,22 @@ use crate::sources::{HEADERS, SOURCES, source};
 use refrain_device::KernelSource;
 use sha2::{Digest as _, Sha256};
 use std::fmt::{self, Display, Formatter};
+use std::sync::Arc;
 
 /// A source file with its constants. Kernels that differ in their entry only share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CompileUnit {
-    /// File below `kernels/`.
+    /// File below `kernels/`; of a generated kernel a name for messages.
     pub source: &'static str,
+    /// The text of a generated kernel.
+    pub text: Option<Arc<str>>,
     /// Constants by name, sorted.
     pub defines: Vec<(&'static str, String)>,
 }
 
 impl From<&Kernel> for CompileUnit {
     fn from(kernel: &Kernel) -> CompileUnit {
-        CompileUnit { source: kernel.source, defines: kernel.defines.clone() }
+        CompileUnit { source: kernel.source, text: kernel.text.clone(), defines: kernel.defines.clone() }
     }
 }
 
@@ -27,7 +30,7 @@ impl CompileUnit {
         let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
         KernelSource {
             name: self.source.to_owned(),
-            text: source(self.source).to_owned(),
+            text: self.text.as_deref().unwrap_or_else(|| source(self.source)).to_owned(),
             headers: HEADERS.iter().map(owned).collect(),
             defines: self.defines.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         }
@@ -37,6 +40,9 @@ impl CompileUnit {
 impl Display for CompileUnit {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(self.source)?;
+        if let Some(what) = self.text.as_deref().and_then(|text| text.lines().next()) {
+            write!(f, " ({})", what.trim_start_matches("// "))?;
+        }
         for (index, (name, value)) in self.defines.iter().enumerate() {
             write!(f, "{} {name}={value}", if index == 0 { " with" } else { "," })?;
         }
@@ -150,7 +156,14 @@ mod tests {
     #[test]
     fn a_unit_names_its_constants() {
         let defines = vec![("K", "64".to_owned()), ("THREADS", "256".to_owned())];
-        assert_eq!(CompileUnit { source: "gemv.cu", defines }.to_string(), "gemv.cu with K=64, THREADS=256");
-        assert_eq!(CompileUnit { source: "gemv.cu", defines: vec![] }.to_string(), "gemv.cu");
+        assert_eq!(
+            CompileUnit { source: "gemv.cu", text: None, defines }.to_string(),
+            "gemv.cu with K=64, THREADS=256"
+        );
+        assert_eq!(CompileUnit { source: "gemv.cu", text: None, defines: vec![] }.to_string(), "gemv.cu");
+        let text = Some("// out = a + b\n#include \"kx.h\"\n".into());
+        let generated = CompileUnit { source: "generated.cu", text, defines: vec![] };
+        assert_eq!(generated.to_string(), "generated.cu (out = a + b)");
+        assert_eq!(generated.source().text, "// out = a + b\n#include \"kx.h\"\n");
     }
 }

@@ -122,6 +122,7 @@ impl Operands {
             dtype: self.setting.cached,
             shape: self.setting.shape,
             workspace: self.workspace.ptr(),
+            gate: None,
             out: out.view(),
         }
     }

@@ -81,22 +81,32 @@ fn ragged() -> Vec<(String, Operands)> {
     all.into_iter().map(|operands| (name(&operands), operands)).collect()
 }
 
+/// Which entry of the window of a sequence has the input `age` positions before `position`, where there is such an input.
+pub(super) fn entry_before(position: u32, age: u32, taps: usize) -> Option<usize> {
+    position.checked_sub(age).map(|position| position as usize % taps)
+}
+
 fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
     let &Operands { dtype, out_dtype, strength, taps, x: columns, out, ref parts } = operands;
     let (channels, rows, kept) = (columns.width, tokens(parts), taps - 1);
     let x = rig.random(rows * channels, strength, dtype);
     let weight = rig.random(taps * channels, 0.5, Dtype::F32);
-    let mut state = rig.random(slots(parts) * kept * channels, strength, dtype);
-    for part in parts.iter().filter(|part| part.position == 0) {
-        // What is left of another sequence must not be read.
-        state[part.slot as usize * kept * channels..][..kept * channels].fill(f32::NAN);
+    let mut state = rig.random(slots(parts) * taps * channels, strength, dtype);
+    for part in parts {
+        // What is left of another sequence must not be read, nor the input that a new one takes the place of.
+        let slot = &mut state[part.slot as usize * taps * channels..][..taps * channels];
+        for (entry, inputs) in slot.chunks_exact_mut(channels).enumerate() {
+            let is_kept = (1..=kept as u32).any(|age| entry_before(part.position, age, taps) == Some(entry));
+            if !is_kept {
+                inputs.fill(f32::NAN);
+            }
+        }
     }
 
     let input = Tensor::with(rig, &x, columns, dtype)?;
     let result = Tensor::poisoned(rig, rows, out, out_dtype)?;
     let weights = rig.upload(&weight)?;
-    // At least one element, for one tap has no state.
-    let pool = rig.upload_as(&[state.as_slice(), &[0.0]].concat(), dtype)?;
+    let pool = rig.upload_as(&state, dtype)?;
     let op =
         GdnConv { x: input.view(), weight: weights.ptr(), state: pool.ptr(), taps: taps as u32, out: result.view() };
     let (step, limits) = step(parts);
@@ -110,11 +120,13 @@ fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
     let mut row = 0;
     for part in parts {
         let len = part.len as usize;
-        let slot = part.slot as usize * kept * channels;
+        let slot = &mut state[part.slot as usize * taps * channels..][..taps * channels];
         // The inputs of the sequence from `kept` before the step on.
         let mut history = vec![0.0; kept * channels];
-        if part.position > 0 {
-            history.copy_from_slice(&state[slot..][..kept * channels]);
+        for (index, inputs) in history.chunks_exact_mut(channels).enumerate() {
+            if let Some(entry) = entry_before(part.position, (kept - index) as u32, taps) {
+                inputs.copy_from_slice(&slot[entry * channels..][..channels]);
+            }
         }
         history.extend_from_slice(&x[row * channels..][..len * channels]);
         for token in 0..len {
@@ -127,10 +139,16 @@ fn run(rig: &Rig, operands: &Operands) -> Result<Outcome, DeviceError> {
                 want.push(if out_dtype == Dtype::F16 { silu.min(65504.0) } else { silu });
             }
         }
-        state[slot..][..kept * channels].copy_from_slice(&history[len * channels..]);
+        for age in 1..=kept.min(len) {
+            let entry = entry_before(part.position + part.len, age as u32, taps).expect("the step has as many");
+            slot[entry * channels..][..channels].copy_from_slice(&history[(kept + len - age) * channels..][..channels]);
+        }
         row += len;
     }
-    let want_state: Vec<f64> = state.iter().map(|&value| f64::from(value)).collect();
+    // NaN where nothing is kept, before and after.
+    let number = |value: &f32| if value.is_nan() { 0.0 } else { *value };
+    let got_state: Vec<f32> = got_state.iter().map(number).collect();
+    let want_state: Vec<f64> = state.iter().map(number).map(f64::from).collect();
     let elements = (rows * channels) as u64;
     let states = (2 * parts.len() * kept * channels) as u64;
     let bytes = (dtype.bytes() as u64 * (elements + states)) + out_dtype.bytes() as u64 * elements;

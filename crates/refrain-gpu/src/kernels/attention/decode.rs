@@ -85,7 +85,7 @@ impl Attention {
         };
         // Blocks go round over the parts of all sequences, so that the grid knows no lengths; none when there are none.
         let any = Extent::Each { count: Count::DecodePieces, per: u32::MAX };
-        LaunchSpec::on_grid(kernel, [Extent::Fixed(RESIDENT * target.processors), any, Extent::Fixed(1)], &arguments)
+        self.launch(kernel, [Extent::Fixed(RESIDENT * target.processors), any, Extent::Fixed(1)], &arguments)
     }
 
     fn scalar_decode(&self, plan: &DecodePlan, target: &Target) -> Kernel {

@@ -50,7 +50,7 @@ impl Attention {
             reserved: 0,
         };
         let pieces = Extent::one(Count::PrefillPieces);
-        LaunchSpec::on_grid(kernel, [Extent::Fixed(grid_x), pieces, Extent::Fixed(grid_z)], &arguments)
+        self.launch(kernel, [Extent::Fixed(grid_x), pieces, Extent::Fixed(grid_z)], &arguments)
     }
 
     /// The kernel and the query heads of a block, where types and shape allow it.

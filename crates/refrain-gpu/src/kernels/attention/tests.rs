@@ -11,7 +11,15 @@ fn op(dtype: Dtype, (num_heads, num_kv_heads, head_dim): (usize, usize, usize)) 
     let shape = AttentionShape { num_heads, num_kv_heads, head_dim, scale: 1.0 };
     let width = (num_heads * head_dim) as u32;
     let rows = Rows { base: DevicePtr(0), stride: width, width, dtype };
-    Attention { q: rows, cache: DevicePtr(0), dtype: dtype.into(), shape, workspace: DevicePtr(0), out: rows }
+    Attention {
+        q: rows,
+        cache: DevicePtr(0),
+        dtype: dtype.into(),
+        shape,
+        workspace: DevicePtr(0),
+        gate: None,
+        out: rows,
+    }
 }
 
 fn define<'a>(spec: &'a LaunchSpec, name: &str) -> &'a str {

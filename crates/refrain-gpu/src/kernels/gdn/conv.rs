@@ -13,7 +13,8 @@ pub struct GdnConv {
     pub x: Rows,
     /// `[taps, channels]` f32.
     pub weight: DevicePtr,
-    /// `[slot, taps - 1, channels]` in the type of `x`: the last inputs of each sequence, oldest first.
+    /// `[slot, taps, channels]` in the type of `x`: the last inputs of each sequence, that at position `p` in entry
+    /// `p % taps` (`kernels/gdn_window.h`).
     pub state: DevicePtr,
     /// Taps, 1 to 64.
     pub taps: u32,
@@ -23,7 +24,7 @@ pub struct GdnConv {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
+pub(super) struct Arguments {
     step: StepPointers,
     x: u64,
     weight: u64,
@@ -41,8 +42,22 @@ const MOST_TAPS_OF_VECTORS: u32 = 8;
 impl GdnConv {
     /// The launches: one for the pieces of prefills, one for those of single tokens.
     pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
-        let vector = if self.taps > MOST_TAPS_OF_VECTORS { 1 } else { vector(&[&self.x, &self.out], self.x.width) };
-        let arguments = Arguments {
+        let arguments = self.arguments(step);
+        let prefill = self.cut(false, target);
+        let single = self.cut(true, target);
+        let launch = |cut: &Cut, count| {
+            let kernel = self.define(Kernel::new("gdn_conv.cu", "gdn_conv", cut.threads), cut);
+            LaunchSpec::on_grid(
+                kernel,
+                [Extent::Fixed(cut.blocks), Extent::Fixed(cut.parts), Extent::one(count)],
+                &arguments,
+            )
+        };
+        vec![launch(&prefill, Count::PrefillPieces), launch(&single, Count::DecodePieces)]
+    }
+
+    pub(super) fn arguments(&self, step: &StepPointers) -> Arguments {
+        Arguments {
             step: *step,
             x: self.x.base.0,
             weight: self.weight.0,
@@ -52,24 +67,38 @@ impl GdnConv {
             out_stride: self.out.stride,
             channels: self.x.width,
             padding: 0,
-        };
-        let launch = |single: bool, threads: u32, rows: u32, parts: u32, count: Count| {
-            let kernel = Kernel::new("gdn_conv.cu", "gdn_conv", threads)
-                .define_type("X_T", self.x.dtype)
-                .define_type("OUT_T", self.out.dtype)
-                .define("TAPS", self.taps)
-                .define("ROWS", rows)
-                .define("VECTOR", vector)
-                .define("SINGLE", u32::from(single));
-            let blocks = Extent::Fixed(self.x.width.div_ceil(threads * vector));
-            LaunchSpec::on_grid(kernel, [blocks, Extent::Fixed(parts), Extent::one(count)], &arguments)
-        };
+        }
+    }
+
+    /// How the pieces of single tokens, or the others, are cut.
+    pub(super) fn cut(&self, single: bool, target: &Target) -> Cut {
+        let vector = if self.taps > MOST_TAPS_OF_VECTORS { 1 } else { vector(&[&self.x, &self.out], self.x.width) };
         // A part must hold the first `taps - 1` rows of a segment.
         let rows = if self.taps <= 33 { 32 } else { 64 };
-        vec![
-            launch(false, 128, rows, 64 / rows, Count::PrefillPieces),
-            // Small blocks, so that the weights of one token are read by many multiprocessors.
-            launch(true, target.wave.max(32), 1, 1, Count::DecodePieces),
-        ]
+        // Small blocks, so that the weights of one token are read by many multiprocessors.
+        let (threads, rows, parts) = if single { (target.wave.max(32), 1, 1) } else { (128, rows, 64 / rows) };
+        Cut { single, threads, rows, parts, vector, blocks: self.x.width.div_ceil(threads * vector) }
     }
+
+    pub(super) fn define(&self, kernel: Kernel, cut: &Cut) -> Kernel {
+        kernel
+            .define_type("X_T", self.x.dtype)
+            .define_type("OUT_T", self.out.dtype)
+            .define("TAPS", self.taps)
+            .define("ROWS", cut.rows)
+            .define("VECTOR", cut.vector)
+            .define("SINGLE", u32::from(cut.single))
+    }
+}
+
+/// How the convolution of some pieces is cut.
+pub(super) struct Cut {
+    pub single: bool,
+    pub threads: u32,
+    /// Rows of a block, and the parts of a piece that they make.
+    pub rows: u32,
+    pub parts: u32,
+    /// Channels of a thread, and blocks for all of them.
+    pub vector: u32,
+    pub blocks: u32,
 }

@@ -7,7 +7,8 @@ use super::begins_at;
 use crate::kernel::{Count, Extent, Kernel, LaunchSpec, Rows};
 use crate::{StepPointers, Target};
 use bytemuck::{Pod, Zeroable};
-use plan::{ChunkPlan, RecurrencePlan};
+use plan::ChunkPlan;
+pub(super) use plan::RecurrencePlan;
 use refrain_device::{DevicePtr, StepLimits};
 use refrain_program::{Dtype, GdnShape};
 
@@ -113,12 +114,17 @@ impl GdnScan {
     /// When the chunked scan is to use tensor cores (16-bit types, head dimensions that are multiples of 16, the key's
     /// at most 128) and a row of `q`, `k`, `v` or `out` doesn't begin at a multiple of 16 bytes.
     pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
+        self.launches_of(target, step, false)
+    }
+
+    /// With `long`, segments of a single token are left out of the recurrence.
+    pub(super) fn launches_of(&self, target: &Target, step: &StepPointers, long: bool) -> Vec<LaunchSpec> {
         let plan = ChunkPlan::new(&self.shape, self.q.dtype, target);
         if plan.tensor_cores {
             let aligned = [&self.q, &self.k, &self.v, &self.out].iter().all(|rows| begins_at(rows, 16));
             assert!(aligned, "rows of a GDN layer with heads of whole 16-byte units begin at multiples of 16 bytes");
         }
-        vec![self.prepare(&plan, step), self.scan(&plan, step), self.recurrence(target, step)]
+        vec![self.prepare(&plan, step), self.scan(&plan, step), self.recurrence(target, step, long)]
     }
 
     /// A kernel with the constants of the layer.
@@ -181,7 +187,7 @@ impl GdnScan {
         LaunchSpec::on_grid(kernel, self.grid(slice, Count::Scans), &arguments)
     }
 
-    fn recurrence(&self, target: &Target, step: &StepPointers) -> LaunchSpec {
+    fn recurrence(&self, target: &Target, step: &StepPointers, long: bool) -> LaunchSpec {
         let vectors = [&self.q, &self.k].iter().all(|rows| begins_at(rows, 4 * rows.dtype.bytes()));
         let plan = RecurrencePlan::new(&self.shape, vectors, target);
         let kernel = self
@@ -190,6 +196,10 @@ impl GdnScan {
             .define("LANES", plan.lanes)
             .define("VECTOR", plan.vector)
             .define("ROWS", plan.rows);
+        let (kernel, count) = match long {
+            true => (kernel.define("LONG", 1), Count::LongRecurrent),
+            false => (kernel, Count::Recurrent),
+        };
         let arguments = RecurrenceArguments {
             step: *step,
             q: self.q.base.0,
@@ -206,11 +216,11 @@ impl GdnScan {
             decay_stride: self.decay.stride,
             out_stride: self.out.stride,
         };
-        LaunchSpec::on_grid(kernel, self.grid(plan.slice(), Count::Recurrent), &arguments)
+        LaunchSpec::on_grid(kernel, self.grid(plan.slice(), count), &arguments)
     }
 
     /// A block for each `slice` value columns of each value head of each thing counted.
-    fn grid(&self, slice: u32, count: Count) -> [Extent; 3] {
+    pub(super) fn grid(&self, slice: u32, count: Count) -> [Extent; 3] {
         let slices = (self.shape.value_head_dim as u32).div_ceil(slice);
         [Extent::Fixed(slices), Extent::Fixed(self.shape.num_value_heads as u32), Extent::one(count)]
     }

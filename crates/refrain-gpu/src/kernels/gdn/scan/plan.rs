@@ -84,7 +84,7 @@ impl ChunkPlan {
 
 /// How the recurrence works on a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RecurrencePlan {
+pub(in crate::kernels::gdn) struct RecurrencePlan {
     /// Lanes that share a row of the state.
     pub lanes: u32,
     /// Elements that a lane takes at once.
