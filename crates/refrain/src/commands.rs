@@ -98,11 +98,9 @@ fn load_engine_after<T>(
     if let Some((count, _)) = sequences {
         options.max_num_seqs = Some(count);
     }
-    let style = ProgressStyle::with_template("Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}")?;
-    let bar = ProgressBar::new(0).with_style(style);
     let prepared = prepare(&options)?;
     let done = first(&prepared)?;
-    let mut loaded = load_prepared(prepared, &options, &bar)?;
+    let mut loaded = load_prepared(prepared, &options, &ProgressBar::new(0))?;
     let settings = &mut loaded.report.settings;
     settings.resolve(invocation.origins);
     if let Some((_, reason)) = sequences {

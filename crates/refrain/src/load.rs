@@ -303,7 +303,8 @@ fn refuse_hub_settings(source: &ModelSource, resolve: &ResolveOptions) -> Result
     }
 }
 
-/// Loads a model and starts an engine on it. `progress` shows the bytes of weights that have been read.
+/// Loads a model and starts an engine on it. `progress` shows the kernels that are ready, and then the
+/// bytes of weights that have been read.
 ///
 /// # Errors
 /// [`LoadError`].
@@ -318,10 +319,15 @@ pub fn load(options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, Loa
 pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &ProgressBar) -> Result<Loaded, LoadError> {
     let Prepared { model, program, planned, device, mut settings, modes, usable, open_seconds } = prepared;
     let start = Instant::now();
-    progress.set_length(model.checkpoint.total_bytes());
+    let bytes = model.checkpoint.total_bytes();
+    progress::show(progress, (0, 0), bytes);
     let weights = progress::Counted::new(&model.checkpoint, progress);
-    let backend = device.load(&program, &weights, planned.limits, planned.memory.pools, &|_, _| {})?;
+    let show_kernels = |ready, all| progress::show(progress, (ready, all), bytes);
+    let (backend, kernels) = device.load(&program, &weights, planned.limits, planned.memory.pools, &show_kernels)?;
     progress.finish_and_clear();
+    if let Some(report) = kernels {
+        settings.push("kernels", &report, Origin::Derived("model, modes and device".to_owned()));
+    }
     let in_use = device.in_use()?;
     if let Some(in_use) = in_use.filter(|in_use| *in_use > planned.memory.total_bytes) {
         let (in_use, total) = (human_bytes(in_use), human_bytes(planned.memory.total_bytes));

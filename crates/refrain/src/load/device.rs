@@ -8,7 +8,7 @@ use std::sync::Arc;
 use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
 use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, DeviceError, Footprint, PoolSizes, Runtime, StepLimits};
-use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions, Target};
+use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions, PrepareReport, Target};
 use refrain_hip::{HipOptions, HipRuntime};
 use refrain_program::{Program, WeightSource};
 use refrain_sim::{SimOptions, SimRuntime};
@@ -215,7 +215,8 @@ impl Device {
         })
     }
 
-    /// Puts the program and its weights on the device.
+    /// Puts the program and its weights on the device. `kernels` is told of kernels that are ready, out of how many; what
+    /// was compiled and loaded is there for GPUs.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -226,15 +227,15 @@ impl Device {
         limits: StepLimits,
         pools: PoolSizes,
         kernels: &dyn Fn(usize, usize),
-    ) -> Result<Box<dyn Backend>, DeviceError> {
+    ) -> Result<(Box<dyn Backend>, Option<PrepareReport>), DeviceError> {
         match self {
-            Device::Cpu(options) => Ok(Box::new(CpuBackend::load(program, weights, limits, pools, options)?)),
+            Device::Cpu(options) => Ok((Box::new(CpuBackend::load(program, weights, limits, pools, options)?), None)),
             Device::Gpu(runtime, settings) => {
                 let GpuSettings { compile, graphs, .. } = settings.clone();
                 let options = GpuOptions { kernels: settings.kernels(), compile, graphs, ..GpuOptions::default() };
                 let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
-                tracing::info!("{}", backend.report());
-                Ok(Box::new(backend))
+                let report = backend.report().clone();
+                Ok((Box::new(backend), Some(report)))
             }
         }
     }

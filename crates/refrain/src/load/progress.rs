@@ -1,10 +1,32 @@
-//! A progress bar over the weights.
+//! A progress bar over the kernels, and then over the weights.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use refrain_model::{TensorView, WeightSource};
+
+const KERNELS: &str = "Kernels {bar:40} {pos}/{len} {elapsed}";
+const WEIGHTS: &str = "Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}";
+
+/// Shows that so many kernels of so many are ready; once all are, the bar is that of so many bytes of weights.
+pub fn show(bar: &ProgressBar, (ready, kernels): (usize, usize), weight_bytes: u64) {
+    let style = |template| ProgressStyle::with_template(template).expect("the template is right");
+    if ready < kernels {
+        if ready == 0 {
+            bar.set_style(style(KERNELS));
+            bar.set_length(kernels as u64);
+        }
+        bar.set_position(ready as u64);
+    } else {
+        bar.set_style(style(WEIGHTS));
+        bar.set_length(weight_bytes);
+        bar.set_position(0);
+        // Rates are those of the weights.
+        bar.reset_elapsed();
+        bar.reset_eta();
+    }
+}
 
 /// A source of weights that moves a progress bar by the bytes of each tensor that is read for the first time.
 pub struct Counted<'a, S> {
@@ -47,6 +69,20 @@ mod tests {
         fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
             (name == "a").then_some(TensorView { dtype: Dtype::F32, shape: &[2], data: &[0; 8] })
         }
+    }
+
+    #[test]
+    fn kernels_come_before_weights() {
+        let bar = ProgressBar::hidden();
+        show(&bar, (0, 3), 800);
+        assert_eq!((bar.position(), bar.length()), (0, Some(3)));
+        show(&bar, (2, 3), 800);
+        assert_eq!((bar.position(), bar.length()), (2, Some(3)));
+        show(&bar, (3, 3), 800);
+        assert_eq!((bar.position(), bar.length()), (0, Some(800)));
+        // A CPU has none.
+        show(&bar, (0, 0), 900);
+        assert_eq!((bar.position(), bar.length()), (0, Some(900)));
     }
 
     #[test]
