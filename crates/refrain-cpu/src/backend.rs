@@ -9,9 +9,13 @@ use crate::load::{Weight, load_weights};
 use crate::pool::Pool;
 use crate::{Isa, Precision};
 use places::Places;
-use refrain_device::{Arena, Backend, Cell, DeviceError, DeviceInfo, PoolSizes, Step, StepLimits, StepOutput};
+use refrain_device::{
+    Arena, Backend, Cell, DeviceError, DeviceInfo, HostSpan, Lane, PoolSizes, Step, StepLimits, StepOutput, Trace,
+};
 use refrain_program::{AttentionShape, Op, PassConfig, Program};
 use run::Run;
+use std::sync::Arc;
+use std::time::Instant;
 
 mod fused;
 mod places;
@@ -51,6 +55,8 @@ pub struct CpuBackend {
     identity: Vec<u32>,
     /// Which program the step that has begun was run by, and its logit rows.
     begun: Option<(usize, usize)>,
+    /// Where steps are traced.
+    trace: Option<Arc<Trace>>,
 }
 
 /// The ways in which steps can be run.
@@ -124,6 +130,7 @@ impl CpuBackend {
             pieces: Vec::with_capacity(limits.max_tokens / PIECE_TOKENS + limits.max_segments),
             identity: (0..limits.max_tokens as u32).collect(),
             begun: None,
+            trace: None,
         })
     }
 }
@@ -138,6 +145,10 @@ impl Backend for CpuBackend {
     }
 
     /// Runs the step: nothing goes on here while the caller does something else.
+    fn trace(&mut self, trace: Arc<Trace>) {
+        self.trace = Some(trace);
+    }
+
     fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
         debug_assert!(self.cells().contains(&cell), "no cell {cell}");
         step.validate(&self.limits, &self.pools, self.programs[0].vocab_size)?;
@@ -155,11 +166,25 @@ impl Backend for CpuBackend {
                 identity: &self.identity,
             },
         );
+        let traced = self.trace.as_ref().and_then(|trace| Some((trace, trace.newest()?)));
+        let executing = traced.and_then(|(trace, _)| HostSpan::of_newest(trace, "execute"));
+        let now = || traced.map(|_| Instant::now());
+        let begun = now();
         for node in &self.programs[program].nodes {
+            let start = now();
             // SAFETY: the programs were validated when they were made and the step just now, so every view, weight and
             // state that an op names lies in the arena; ops run one after another.
             unsafe { run.op(&mut self.pool, &places, &node.op) };
+            if let (Some((trace, step)), Some(start)) = (traced, start) {
+                let name = self.programs[program].node_name(node);
+                trace.add(Lane::Device, name, step, start..Instant::now(), String::new());
+            }
         }
+        if let (Some((trace, step)), Some(begun)) = (traced, begun) {
+            let name = format!("step {step}");
+            trace.add(Lane::Device, name, step, begun..Instant::now(), cell.to_string());
+        }
+        drop(executing);
         self.begun = Some((program, step.logit_rows.len()));
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The trait behind which every kind of device executes steps, and the plain structs that size it.
 
 use crate::sampling::{Chosen, SamplingLimits};
-use crate::{Cell, DeviceError, GraphReport, Step};
+use crate::{Cell, DeviceError, GraphReport, Step, Trace};
+use std::sync::Arc;
 
 /// Executes steps of one loaded program on one device.
 pub trait Backend: Send {
@@ -28,6 +29,12 @@ pub trait Backend: Send {
     /// begins behind a step that [wants logits](Step::wants_logits).
     fn depth(&self) -> usize {
         1
+    }
+
+    /// Adds what it does for the engine's steps to a trace from now on. Backends that can't leave the trace to the
+    /// engine.
+    fn trace(&mut self, trace: Arc<Trace>) {
+        let _ = trace;
     }
 
     /// Begins the whole program over one step, in the way of one of [`Backend::cells`] that suits it. Where

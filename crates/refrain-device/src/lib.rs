@@ -14,6 +14,7 @@ mod owned;
 mod runtime;
 mod sampling;
 mod step;
+mod trace;
 
 pub use arena::Arena;
 pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits, StepOutput};
@@ -27,3 +28,4 @@ pub use runtime::{
 };
 pub use sampling::{Adjustment, Chosen, NoToken, RankedToken, RowSampling, SamplingLimits};
 pub use step::{BLOCK_TOKENS, Carried, SCAN_CHUNK, Segment, Step};
+pub use trace::{HostSpan, Lane, Span, Trace};

@@ -5,7 +5,7 @@ use crate::runner::Runner;
 use crate::scheduler::Rank;
 use crate::shared::{Command, Life, Line, Shared, Submission};
 use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
-use refrain_device::{Backend, Cell, DeviceInfo};
+use refrain_device::{Backend, Cell, DeviceInfo, Trace};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -200,6 +200,12 @@ impl EngineHandle {
     /// How the steps since the start were run.
     pub fn step_modes(&self) -> Vec<CellSteps> {
         self.shared.policy().steps()
+    }
+
+    /// Writes down in a trace, from the next step on, what engine and device do.
+    pub fn trace(&self, trace: Arc<Trace>) {
+        // An engine that has ended has no more steps.
+        let _ = self.commands.send(Command::Trace(trace));
     }
 
     /// Whether the engine thread runs. False after [`EngineHandle::stop`], after the last request of a

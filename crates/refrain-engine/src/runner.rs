@@ -17,7 +17,7 @@ use crate::scheduler::{Rank, Sequence, State, StepPlan};
 use crate::shared::{Command, Life, Shared, Submission};
 use active::{Active, End};
 use flight::Flight;
-use refrain_device::{Backend, Step, StepLimits};
+use refrain_device::{Backend, Step, StepLimits, Trace};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -47,6 +47,8 @@ pub(crate) struct Runner {
     stopping: bool,
     /// Why the device can't be used any more.
     lost: Option<String>,
+    /// Where the time of steps is written down.
+    trace: Option<Arc<Trace>>,
 }
 
 impl Runner {
@@ -68,6 +70,7 @@ impl Runner {
             draining: false,
             stopping: false,
             lost: None,
+            trace: None,
         }
     }
 
@@ -124,6 +127,14 @@ impl Runner {
             Command::Cancel { rank, satisfied } => self.end(rank, End::Cancelled { satisfied }),
             Command::Shutdown => self.draining = true,
             Command::Stop => self.stopping = true,
+            Command::Trace(trace) => {
+                // A step that has begun is the first of the trace, as far as it can be seen.
+                if self.in_flight.is_some() {
+                    trace.step_begins();
+                }
+                self.backend.trace(trace.clone());
+                self.trace = Some(trace);
+            }
         }
     }
 

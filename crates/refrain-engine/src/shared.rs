@@ -3,7 +3,7 @@
 use crate::policy::Policy;
 use crate::scheduler::Rank;
 use crate::{EngineConfig, EngineMetrics, Event, Load, Request, SubmitError};
-use refrain_device::DeviceInfo;
+use refrain_device::{DeviceInfo, Trace};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Shutdown,
     /// End now.
     Stop,
+    /// Write down where the time of steps goes from now on.
+    Trace(Arc<Trace>),
 }
 
 /// An accepted request on its way to the engine thread.

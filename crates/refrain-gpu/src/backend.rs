@@ -8,6 +8,7 @@ use crate::kernels::sample::{Sample, can_choose, sampling_limits};
 use crate::layout::Layout;
 use crate::loader::{KernelOptions, Kernels, PrepareReport};
 use crate::lower::{self, Places};
+use crate::marks::Marks;
 use crate::ops::Queue;
 use crate::programs::{CompileOptions, CompiledRange, Lowering, Programs, compile_ranges};
 use crate::step_block::StepCounts;
@@ -15,8 +16,8 @@ use crate::supported::check_program;
 use crate::turn::{Begun, DEPTH, Turn};
 use crate::upload::{copy, upload_weights};
 use refrain_device::{
-    Backend, Carried, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, GraphReport, PinnedMemory,
-    PoolSizes, Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
+    Backend, Carried, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, GraphReport, HostSpan,
+    PinnedMemory, PoolSizes, Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream, Trace,
 };
 use refrain_program::{Program, WeightSource};
 use std::collections::VecDeque;
@@ -68,6 +69,8 @@ pub struct GpuBackend {
     /// Logit rows for which the step that began last chooses.
     choosing: usize,
     chosen: Chosen,
+    /// Where steps are traced.
+    marks: Option<Marks>,
     /// Kernels and memory are given back last: fields are dropped in this order.
     _kernels: Kernels,
     memory: DeviceMemory,
@@ -132,7 +135,7 @@ impl GpuBackend {
         unsafe { runtime.fill(stream.id(), base.offset(layout.step), 0, layout.step_layout.bytes)? };
         stream.synchronize()?;
         let gemm_workspace = (base.offset(layout.gemm_workspace), layout.workspaces.gemm);
-        let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace };
+        let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace, marks: None };
         programs.warm_library(&limits, &queue)?;
         programs.tune_library(&limits, &queue)?;
         let (limits_of, step_layout, is_compiled) = (&limits, &layout.step_layout, options.compile.is_some());
@@ -168,6 +171,7 @@ impl GpuBackend {
             sample,
             choosing: 0,
             chosen: Chosen::default(),
+            marks: None,
             layout,
             stream,
             _kernels: kernels,
@@ -187,7 +191,8 @@ impl GpuBackend {
     }
 
     fn queue(&self) -> Queue<'_> {
-        Queue { runtime: &*self.runtime, stream: self.stream.id(), gemm_workspace: self.gemm_workspace }
+        let (stream, marks) = (self.stream.id(), self.marks.as_ref());
+        Queue { runtime: &*self.runtime, stream, gemm_workspace: self.gemm_workspace, marks }
     }
 
     /// Enqueues every op, in the way of a cell.
@@ -230,8 +235,14 @@ impl GpuBackend {
         }
     }
 
+    /// What the host does for the step that is being begun, where it is traced.
+    fn host(&self, name: &'static str) -> Option<HostSpan> {
+        self.marks.as_ref().and_then(|marks| marks.host(name))
+    }
+
     /// Enqueues all of a step.
     fn enqueue_step(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
+        let writing = self.host("write");
         let turn = &mut self.turns[self.next_turn];
         // SAFETY: the step that had this turn last is finished, and so are its copies.
         let block = unsafe { turn.block.slice() };
@@ -239,7 +250,11 @@ impl GpuBackend {
         if !can_choose(step) {
             counts.without_sampling();
         }
+        drop(writing);
+        let _enqueuing = self.host("enqueue");
+        let turn = &self.turns[self.next_turn];
         let stream = self.stream.id();
+        self.marks.as_ref().map_or(Ok(()), |marks| marks.begin(|| cell.to_string()))?;
         let to = self.memory.base().offset(self.layout.step);
         // SAFETY: both ranges exist; the block is not written before the step has ended.
         unsafe { self.runtime.copy_to_device(stream, to, turn.block.base(), bytes)? };
@@ -288,13 +303,24 @@ impl Backend for GpuBackend {
         DEPTH
     }
 
+    fn trace(&mut self, trace: Arc<Trace>) {
+        match Marks::new(&self.runtime, self.stream.id(), trace) {
+            Ok(marks) => self.marks = Some(marks),
+            Err(error) => tracing::warn!("steps can't be traced: {error}"),
+        }
+    }
+
     fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
         step.validate(&self.limits, &self.pools, self.vocab_size)?;
         self.check(cell, step)?;
         self.check_order(step)?;
         // Whatever goes wrong: nothing is carried from a step that has not begun.
         self.choosing = 0;
-        if let Err(error) = self.enqueue_step(step, cell) {
+        let enqueued = self.enqueue_step(step, cell);
+        if let Some(marks) = &self.marks {
+            marks.end(enqueued.is_ok());
+        }
+        if let Err(error) = enqueued {
             // Nothing of it may run when the next step begins.
             self.stream.synchronize()?;
             return Err(error);
@@ -306,7 +332,10 @@ impl Backend for GpuBackend {
     fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
         let Begun { turn, bytes, wanted } = self.begun.pop_front().expect("a step has begun");
         let turn = &mut self.turns[turn];
+        let waiting = self.marks.as_ref().and_then(Marks::waiting);
         self.runtime.synchronize_event(turn.ended.id())?;
+        drop(waiting);
+        self.marks.as_ref().map_or(Ok(()), Marks::finish)?;
         if let Some(wanted) = wanted {
             // SAFETY: the copy has ended.
             let result = unsafe { turn.result.slice() };

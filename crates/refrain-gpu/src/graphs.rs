@@ -37,8 +37,11 @@ impl Graphs {
     pub fn replay(&self, cell: Cell, list: &OpList, counts: &StepCounts, queue: &Queue<'_>) -> Result<(), DeviceError> {
         for section in &self.cells[&cell] {
             match section {
-                // SAFETY: all addresses are in the arena, which lives as long as the backend.
-                Section::Graph(graph) => unsafe { queue.runtime.launch_graph(graph.id(), queue.stream)? },
+                Section::Graph(graph) => {
+                    // SAFETY: all addresses are in the arena, which lives as long as the backend.
+                    unsafe { queue.runtime.launch_graph(graph.id(), queue.stream)? };
+                    queue.marks.map_or(Ok(()), |marks| marks.after("graph"))?;
+                }
                 Section::Launched(ops) => list.enqueue(ops.clone(), counts, queue)?,
             }
         }

@@ -11,6 +11,7 @@ pub mod kernels;
 mod layout;
 pub mod loader;
 mod lower;
+mod marks;
 mod measure;
 mod ops;
 mod programs;

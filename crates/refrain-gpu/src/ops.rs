@@ -3,6 +3,7 @@
 use crate::kernel::Count;
 use crate::loader::Kernels;
 use crate::lower::{Action, Lowered};
+use crate::marks::Marks;
 use crate::{LaunchSpec, StepCounts};
 use refrain_device::{DeviceError, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch, Runtime, StreamId};
 use std::collections::HashSet;
@@ -14,6 +15,8 @@ pub(crate) struct Queue<'a> {
     pub stream: StreamId,
     /// Scratch of the matrix library, and its bytes.
     pub gemm_workspace: (DevicePtr, usize),
+    /// Told what was enqueued, where steps are traced.
+    pub marks: Option<&'a Marks>,
 }
 
 /// Ops in the order in which they are enqueued.
@@ -23,6 +26,8 @@ pub(crate) struct OpList {
 
 /// An op with its launches for each range of rows.
 struct ReadyOp {
+    /// Its name, for traces.
+    name: String,
     /// What the ranges count.
     count: Count,
     /// How it is recorded.
@@ -49,9 +54,10 @@ enum ReadyAction {
 }
 
 impl OpList {
-    /// Looks up the kernels, which have been prepared.
-    pub fn new(lowered: Vec<Lowered>, kernels: &Kernels) -> Result<OpList, DeviceError> {
-        let ops = lowered.into_iter().map(|op| ready(op, kernels)).collect::<Result<_, _>>()?;
+    /// Looks up the kernels, which have been prepared. Each op has a name.
+    pub fn new(names: Vec<String>, lowered: Vec<Lowered>, kernels: &Kernels) -> Result<OpList, DeviceError> {
+        let named = names.into_iter().zip(lowered);
+        let ops = named.map(|(name, op)| ready(name, op, kernels)).collect::<Result<_, _>>()?;
         Ok(OpList { ops })
     }
 
@@ -65,6 +71,9 @@ impl OpList {
         for op in &self.ops[ops] {
             let (rows, actions) = op.actions(counts);
             actions.iter().try_for_each(|action| run(action, rows, counts, queue))?;
+            if let Some(marks) = queue.marks.filter(|_| !actions.is_empty()) {
+                marks.after(&op.name)?;
+            }
         }
         Ok(())
     }
@@ -189,7 +198,7 @@ fn run(action: &ReadyAction, rows: u32, counts: &StepCounts, queue: &Queue<'_>) 
     }
 }
 
-fn ready(op: Lowered, kernels: &Kernels) -> Result<ReadyOp, DeviceError> {
+fn ready(name: String, op: Lowered, kernels: &Kernels) -> Result<ReadyOp, DeviceError> {
     let action = |action: Action| match action {
         Action::Launch(spec) => {
             let function = kernels.get(&spec.kernel)?.function;
@@ -202,5 +211,5 @@ fn ready(op: Lowered, kernels: &Kernels) -> Result<ReadyOp, DeviceError> {
         Ok((most, actions))
     });
     let variants = variants.collect::<Result<_, DeviceError>>()?;
-    Ok(ReadyOp { count: op.count, recorded: op.recorded, variants })
+    Ok(ReadyOp { name, count: op.count, recorded: op.recorded, variants })
 }

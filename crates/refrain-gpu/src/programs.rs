@@ -49,6 +49,7 @@ pub(crate) fn compile_ranges(program: &Program, options: &CompileOptions) -> Vec
 
 /// A program as launches.
 pub(crate) struct Lowering {
+    names: Vec<String>,
     ops: Vec<Lowered>,
     sampling: Vec<Lowered>,
     /// The choice of tokens behind it.
@@ -59,7 +60,8 @@ impl Lowering {
     /// Lowers the program of `places`.
     pub fn new(places: &Places<'_>, limits: &StepLimits) -> Lowering {
         let (ops, sampling) = (places.lower(), vec![places.lower_sampling(limits)]);
-        Lowering { ops, sampling, sample: places.sample(limits) }
+        let names = places.program.nodes.iter().map(|node| places.program.node_name(node)).collect();
+        Lowering { names, ops, sampling, sample: places.sample(limits) }
     }
 
     /// Everything that may be launched.
@@ -69,7 +71,8 @@ impl Lowering {
 
     /// With its kernels, which have been prepared.
     pub fn ready(self, kernels: &Kernels) -> Result<Ready, DeviceError> {
-        let (ops, sampling) = (OpList::new(self.ops, kernels)?, OpList::new(self.sampling, kernels)?);
+        let ops = OpList::new(self.names, self.ops, kernels)?;
+        let sampling = OpList::new(vec!["sample".to_owned()], self.sampling, kernels)?;
         Ok(Ready { ops, sampling, logits: self.sample.logits })
     }
 }

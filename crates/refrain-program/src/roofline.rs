@@ -1,6 +1,6 @@
 //! How long a step must take on a machine of which only two ceilings are known.
 
-use crate::{Cost, Op, Program, StepShape};
+use crate::{Cost, Node, Op, Program, StepShape};
 
 /// What a machine can do at most.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -95,6 +95,12 @@ impl Program {
         ops.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         let (floor_seconds, bound) = ceilings.time(cost.weight_bytes + cost.state_bytes, cost.flops);
         Estimate { cost, floor_seconds, bound, seconds: ops.iter().map(|op| op.seconds).sum(), ops }
+    }
+
+    /// Name of an op for people: its kind, for products the name of the weight, and the layer.
+    pub fn node_name(&self, node: &Node) -> String {
+        let kind = self.kind_name(&node.op, node.layer);
+        node.layer.map_or(kind.clone(), |layer| format!("{kind}, layer {layer}"))
     }
 
     fn kind_name(&self, op: &Op, layer: Option<usize>) -> String {

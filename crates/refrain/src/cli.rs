@@ -13,6 +13,7 @@ mod later;
 pub mod model;
 mod origins;
 pub mod server;
+pub mod trace;
 pub mod values;
 
 pub use origins::{Origin, Origins};

@@ -40,6 +40,11 @@ pub fn run(cli: Cli, origins: &Origins, process_start: Instant) -> anyhow::Resul
     for flag in engine.map(EngineArgs::server_only).unwrap_or_default() {
         tracing::warn!("{flag} has no effect here: it means something to `refrain serve` only");
     }
+    if let Command::Explain(args) = &cli.command
+        && args.engine.trace.trace_file.is_some()
+    {
+        tracing::warn!("--trace-file has no effect here: nothing is run");
+    }
     match cli.command {
         Command::Serve(args) => serve::run(&args, &invocation),
         Command::Chat(args) => chat::run(&args, &invocation),

@@ -29,6 +29,7 @@ use refrain_server::TextEngine;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Origin;
+use crate::trace::{TraceRequest, trace};
 
 /// What to load and how. `None` is what nobody said; the default value loads the embedded model with the defaults.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +86,8 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// Seed of requests without one.
     pub seed: Option<u64>,
+    /// Which steps are traced, and where to.
+    pub trace: Option<TraceRequest>,
 }
 
 /// Where sampling defaults come from.
@@ -168,6 +171,14 @@ pub enum LoadError {
     /// A file that a flag names can't be read.
     #[error("{}: cannot read: {source}", file.display())]
     Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that a flag names can't be written.
+    #[error("{}: cannot write: {source}", file.display())]
+    Write {
         /// The file.
         file: PathBuf,
         /// What the system said.
@@ -361,6 +372,12 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     settings.push("policy", describe_policy(mode, backend.cells()), origin);
     let policy = Policy::new(mode, backend.cells(), &planned.limits, backend.depth());
     let engine = Engine::start_with(backend, config, policy)?;
+    if let Some(request) = &options.trace {
+        let unusable = |error| LoadError::Write { file: request.file.clone(), source: error };
+        engine.trace(trace(request).map_err(unusable)?);
+        settings.push("trace_file", request.file.display(), Origin::Given);
+        settings.push("trace_steps", format!("{} to {}", request.steps.start, request.steps.end - 1), Origin::Given);
+    }
     let defaults = (&model.generation).into();
     let text = TextEngine::new(engine.clone(), model.tokenizer.clone(), model.template.clone(), defaults);
     let served_model_names = if options.served_model_names.is_empty() {

@@ -9,9 +9,10 @@ use crate::sampling::Sampler;
 use crate::scheduler::{State, plan};
 use crate::shared::Shared;
 use crate::{Event, RequestFailure};
-use refrain_device::DeviceError;
+use refrain_device::{DeviceError, HostSpan};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 impl Runner {
     /// Finishes one step, the one in flight if there is one, and sends what came of it. Before that it begins the one
@@ -30,10 +31,15 @@ impl Runner {
     /// Plans a step and begins it. Behind another one it only does so where everybody who takes part can: nobody has to
     /// give back what the result of `before` might make unnecessary.
     fn begin_step(&mut self, before: Option<&Flight>) -> Option<Flight> {
+        let start = Instant::now();
         let plan = plan(&self.state, &self.limits);
         if plan.segments.is_empty() || (before.is_some() && !plan.preempted.is_empty()) {
             return None;
         }
+        let planning = self.trace.as_ref().and_then(|trace| {
+            trace.step_begins();
+            HostSpan::since(trace, "plan", start)
+        });
         self.state.apply(&plan);
         self.note_moves(&plan);
         self.publish();
@@ -48,6 +54,7 @@ impl Runner {
         // A backend that panics leaves the states of this step's sequences undefined, as one that fails does; they are
         // never read again. So going on is sound, here and where the step is finished.
         let cell = self.shared.policy().begin(&self.step.shape(), self.shared.watch.seconds());
+        drop(planning);
         let call = AssertUnwindSafe((&mut *self.backend, &self.step));
         let begun = catch_unwind(|| {
             let AssertUnwindSafe((backend, step)) = { call };
@@ -80,6 +87,7 @@ impl Runner {
                 outcome(finished, &mut self.lost).and_then(|output| Results::new(output, flight.logit_rows, vocab_size))
             }
         };
+        let working = self.trace.as_ref().and_then(|trace| HostSpan::of_oldest(trace, "results"));
         let failed = results.is_err();
         let mut prefilled = 0;
         let ends = match results {
@@ -108,6 +116,10 @@ impl Runner {
         line.load.prefill_tokens -= prefilled;
         drop(line);
         ends.into_iter().for_each(|(rank, end)| self.end(rank, end));
+        drop(working);
+        if let Some(trace) = &self.trace {
+            trace.step_ends();
+        }
     }
 }
 

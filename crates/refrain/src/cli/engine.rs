@@ -10,6 +10,7 @@ use refrain_program::{CacheDtype, Fp8};
 
 use super::compilation::{CompilationConfig, size_of_flag};
 use super::model::ModelArgs;
+use super::trace::TraceArgs;
 use super::values::{DtypeArg, MaxModelLen, at_least_one, bytes, fraction, human_readable_int};
 use crate::load::{DeviceChoice, GpuSettings, LoadOptions, ModeRequest, PerformanceMode};
 
@@ -59,6 +60,9 @@ pub struct EngineArgs {
     /// Compiled modes and graphs.
     #[command(flatten)]
     pub compile: CompileArgs,
+    /// Where the time of steps goes.
+    #[command(flatten)]
+    pub trace: TraceArgs,
     /// What is not there yet.
     #[command(flatten)]
     pub later: LaterArgs,
@@ -255,7 +259,7 @@ fn default_kernel_cache_dir() -> Option<PathBuf> {
 impl EngineArgs {
     /// What the flags ask for.
     pub fn load_options(&self) -> LoadOptions {
-        let Self { model, memory, scheduler, device, compile, later: _ } = self;
+        let Self { model, memory, scheduler, device, compile, trace, later: _ } = self;
         LoadOptions {
             model: model.name(),
             resolve: model.resolve_options(),
@@ -286,6 +290,7 @@ impl EngineArgs {
             gpu: device.gpu_settings(),
             threads: device.threads,
             seed: model.seed,
+            trace: trace.request(),
         }
     }
 
