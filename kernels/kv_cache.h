@@ -12,14 +12,16 @@ template <class T> struct KvScaled { static const bool value = false; };
 template <> struct KvScaled<e4m3> { static const bool value = true; };
 template <> struct KvScaled<e5m2> { static const bool value = true; };
 #define KV_SCALED (KvScaled<KV_T>::value)
-// Elements of a block, scales counted as such.
-#define KV_ELEMENTS (2 * KV_VALUES + (KV_SCALED ? 2 * KV_HEADS * KX_BLOCK : 0))
+// Bytes of the scales of a block, which is as many elements.
+#define KV_SCALES (KV_SCALED ? 2 * KV_HEADS * KX_BLOCK : 0)
 
 // Where the keys of a head in a block begin: [16, HEAD_DIM].
-KX_DEV u64 kv_keys(u32 block, u32 head) { return (u64)block * KV_ELEMENTS + head * (KX_BLOCK * HEAD_DIM); }
+KX_DEV u64 kv_keys(u32 block, u32 head) {
+    return ((u64)block * (2 * KV_HEADS) + head) * (KX_BLOCK * HEAD_DIM) + (u64)block * KV_SCALES;
+}
 
 // Where the scales of the keys of a head in a block begin, and from there to those of its values: [16], aligned to 16.
-KX_DEV u64 kv_scales(u32 block, u32 head) { return (u64)block * KV_ELEMENTS + 2 * KV_VALUES + head * KX_BLOCK; }
+KX_DEV u64 kv_scales(u32 block, u32 head) { return kv_keys(block + 1, 0) - KV_SCALES + head * KX_BLOCK; }
 #define KV_VALUE_SCALES (KV_HEADS * KX_BLOCK)
 
 // The block that holds a position of a sequence.
