@@ -153,8 +153,6 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
             kx_store(&shared.weights[warp][half][2 * t + n][g + 8], high_weight);
         }
         kx_sync_wave();
-        const u32* of_query = (const u32*)shared.weights[warp][half][g];
-        const u32 weights[2] = {of_query[t], of_query[t + 4]};
         KX_UNROLL
         for (u32 j = 0; j < HEAD_DIM / 64; j++) {
             KX_UNROLL
@@ -163,6 +161,8 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
                 sums.values[j][i][2] *= factor[0], sums.values[j][i][3] *= factor[1];
             }
         }
+        const u32* of_query = (const u32*)shared.weights[warp][half][g];
+        const u32 weights[2] = {of_query[t], of_query[t + 4]};
         add_values(sums, values, weights);
         if (!more) break;
         load_values(values, args.cache + next_at + KV_VALUES, part.end - 1 - next);

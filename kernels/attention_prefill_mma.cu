@@ -206,10 +206,9 @@ KX_DEV void add_values(Rows& rows, const f32 weights[KEY_TILE / 8][4], const X_T
     }
 }
 
-KX_DEV void store_pair(OUT_T* to, f32 a, f32 b) {
-    if constexpr (sizeof(OUT_T) == 4) *(f32x2*)to = f32x2{a, b};
-    else *(u32*)to = PAIR(a, b);
-}
+KX_DEV void store_pair(f32* to, f32 a, f32 b) { *(f32x2*)to = f32x2{a, b}; }
+KX_DEV void store_pair(bf16* to, f32 a, f32 b) { *(u32*)to = kx_bf16_pair(a, b); }
+KX_DEV void store_pair(f16* to, f32 a, f32 b) { *(u32*)to = kx_f16_pair(a, b); }
 
 KX_KERNEL(attention_prefill_mma, AttentionPrefillArgs, THREADS) {
     KX_DYNAMIC_SHARED(X_T, queries);

@@ -61,7 +61,7 @@ template <class T> KX_DEV void kv_store(T* to, const T* from) {
 template <class T, class X> KX_DEV void kv_store(T* to, const X* from) {
     f32 numbers[8];
     kx_load8(numbers, from);
-    kx_store8(to, numbers);
+    kx_store8_finite(to, numbers);
 }
 // Codes as they are.
 KX_DEV void kv_store(e4m3* to, const e4m3* from) { *(u32x2*)to = kx_load((const u32x2*)from); }
@@ -92,6 +92,6 @@ template <u32 Lanes> KX_DEV void kv_put(KV_T* cache, KvPlace place, u32 first, c
         kx_store8(to, scaled);
         if (first == 0) ((u8*)cache)[kv_scales(place.block, place.head) + place.token] = (u8)scale;
     } else {
-        if (write) kx_store8(to, in);
+        if (write) kx_store8_finite(to, in);
     }
 }

@@ -138,10 +138,18 @@ KX_DEV void kx_store8(f16* to, const f32 in[8]) {
     for (int i = 0; i < 4; i++) w[i] = kx_f16_pair(in[2 * i], in[2 * i + 1]);
     *(u32x4*)to = u32x4{w[0], w[1], w[2], w[3]};
 }
+// The nearest values that the type has, where infinities would spoil what is computed from them; NaN stays NaN.
+KX_DEV void kx_store8_finite(f16* to, const f32 in[8]) {
+    u32 w[4];
+    KX_UNROLL
+    for (int i = 0; i < 4; i++) w[i] = kx_f16_pair_finite(in[2 * i], in[2 * i + 1]);
+    *(u32x4*)to = u32x4{w[0], w[1], w[2], w[3]};
+}
 KX_DEV void kx_store8(f32* to, const f32 in[8]) {
     *(f32x4*)to = f32x4{in[0], in[1], in[2], in[3]};
     *((f32x4*)to + 1) = f32x4{in[4], in[5], in[6], in[7]};
 }
+template <class T> KX_DEV void kx_store8_finite(T* to, const f32 in[8]) { kx_store8(to, in); }
 
 // Functions of the model, in f32.
 #define KX_LOG2E 1.4426950408889634f

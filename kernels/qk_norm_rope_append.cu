@@ -43,11 +43,10 @@ KX_KERNEL(qk_norm_rope_append, QkNormRopeAppendArgs, THREADS) {
     const bool exists = row < args.step.header->tokens;
     const u32 position = exists ? args.step.row_position[row] : 0;
     const u32 kv_head = of_query ? 0 : (head - HEADS) % KV_HEADS;
-    u64 to = 0;
+    KvPlace place = {0, of_key ? kv_head : KV_HEADS + kv_head, position % KX_BLOCK};
     if (exists && !of_query) {
         const Segment* const segment = args.step.segments + args.step.row_segment[row];
-        const u32 block = kv_block(args.step.block_table + segment->blocks, position);
-        to = kv_keys(block, kv_head) + (of_key ? 0 : KV_VALUES) + position % KX_BLOCK * HEAD_DIM + first;
+        place.block = kv_block(args.step.block_table + segment->blocks, position);
     }
     for (u32 i = kx_tid(); i < HALF; i += THREADS) {
         sine_cosine((f32)position * args.frequencies[i], &sines[i], &cosines[i]);
@@ -70,15 +69,12 @@ KX_KERNEL(qk_norm_rope_append, QkNormRopeAppendArgs, THREADS) {
     for (u32 i = 0; i < 8; i++) sum = kx_fma(x[i], x[i], sum);
     const f32 factor = kx_rsqrt(kx_group_sum<GROUP>(sum) / HEAD_DIM + args.eps);
     kx_sync();
-    if (!inside) return;
-    if (!of_query && !of_key) {
-        kx_store8(args.cache + to, x);
-        return;
+    if (inside && (of_query || of_key)) {
+        f32 own[8], other[8];
+        factors(own, other, weight, partner_weight, first, sines, cosines);
+        KX_UNROLL
+        for (u32 i = 0; i < 8; i++) x[i] = factor * kx_fma(x[i], own[i], partner[i] * other[i]);
     }
-    f32 own[8], other[8], out[8];
-    factors(own, other, weight, partner_weight, first, sines, cosines);
-    KX_UNROLL
-    for (u32 i = 0; i < 8; i++) out[i] = factor * kx_fma(x[i], own[i], partner[i] * other[i]);
-    if (of_query) kx_store8(args.q_out + (u64)row * args.q_out_stride + head * HEAD_DIM + first, out);
-    else kx_store8(args.cache + to, out);
+    if (inside && of_query) kx_store8(args.q_out + (u64)row * args.q_out_stride + head * HEAD_DIM + first, x);
+    kv_put<GROUP>(args.cache, place, first, x, inside && !of_query);
 }

@@ -11,7 +11,7 @@ use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, Cell, DeviceError, GraphMode, Runtime};
 use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
 use refrain_hip::{HipOptions, HipRuntime};
-use refrain_program::{BuildOptions, Dtype, Fp8};
+use refrain_program::{BuildOptions, CacheDtype, Dtype, Fp8};
 use refrain_sim::{SimOptions, SimRuntime};
 use refrain_testkit::{
     Difference, Golden, Invariance, MAX_SEQUENCES, Part, Prepared, Runner, check_all_ways, checkpoint,
@@ -75,7 +75,8 @@ fn in_f32(stored: Dtype) -> BuildOptions {
 }
 
 fn in_bf16(_: Dtype) -> BuildOptions {
-    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16.into() }
+    let kv_cache = CacheDtype::of_activations(Dtype::Bf16);
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache }
 }
 
 fn over(format: Fp8, types: BuildOptions) -> BuildOptions {

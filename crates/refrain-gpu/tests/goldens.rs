@@ -2,7 +2,7 @@
 //! real GPUs by `tools/gpu_proof.py`.
 
 use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions};
-use refrain_program::{BuildOptions, Dtype, FEW_ROWS, Fp8, PassConfig, compile};
+use refrain_program::{BuildOptions, CacheDtype, Dtype, FEW_ROWS, Fp8, PassConfig, compile};
 use refrain_sim::{Order, SimOptions, SimRuntime};
 use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, skip, target_dir};
 use std::sync::Arc;
@@ -51,7 +51,8 @@ fn in_f32(stored: Dtype) -> BuildOptions {
 }
 
 fn in_bf16(_: Dtype) -> BuildOptions {
-    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache: Dtype::Bf16.into() }
+    let kv_cache = CacheDtype::of_activations(Dtype::Bf16);
+    BuildOptions { weights: Dtype::Bf16, activations: Dtype::Bf16, kv_cache }
 }
 
 fn in_f32_over_e5m2(stored: Dtype) -> BuildOptions {

@@ -98,7 +98,7 @@ impl<'a> Builder<'a> {
         let proj = self.project(h, "in_proj", parts.to_vec(), "proj");
         let [qkv, z, b, a] = split(proj, projections.map(|(_, width)| width));
 
-        let scanned = self.options.scanned();
+        let scanned = self.options.scanned(key_head_dim);
         let conv = self.tensor_of("conv", Rows::Tokens, channels, scanned);
         let part = self.whole("linear_attn.conv1d.weight", channels);
         let kind = WeightKind::Convolution { channels, taps: conv_kernel };
@@ -157,7 +157,7 @@ impl<'a> Builder<'a> {
         let proj = self.project(h, "qkv", parts, "proj");
         let [q, gate, k, v] = split(proj, [query_width, gate_width, kv_width, kv_width]);
 
-        let query = self.tensor("q", Rows::Tokens, query_width);
+        let query = self.tensor_of("q", Rows::Tokens, query_width, self.options.queries());
         self.qk_norm_rope(q, num_heads, "q_norm", query);
         self.qk_norm_rope(k, num_kv_heads, "k_norm", k);
         let state = self.state("kv", StateKind::KvCache { kv_heads: num_kv_heads, head_dim }, self.options.kv_cache);

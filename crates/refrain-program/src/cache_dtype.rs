@@ -14,6 +14,13 @@ pub enum CacheDtype {
 }
 
 impl CacheDtype {
+    /// The type for activations of a type where nobody asks for another. With 16 bits it is F16 for BF16 as well: keys are
+    /// normalised and values small, so BF16's range is of no use, while F16 rounds by an eighth of it. A value beyond its
+    /// range becomes the largest that it has.
+    pub fn of_activations(activations: Dtype) -> CacheDtype {
+        CacheDtype::Plain(if activations == Dtype::Bf16 { Dtype::F16 } else { activations })
+    }
+
     /// Size of one element in bytes, without its share of a scale.
     pub fn bytes(self) -> usize {
         match self {

@@ -233,9 +233,18 @@ pub struct BuildOptions {
 
 impl BuildOptions {
     /// The type of what the gated delta rule takes and gives: with activations of 16 bits it is F16, whose rounding is an
-    /// eighth of BF16's. Keys and queries are normalised, so its range is no matter.
-    pub fn scanned(&self) -> Dtype {
-        if self.activations == Dtype::F32 { Dtype::F32 } else { Dtype::F16 }
+    /// eighth of BF16's. Keys and queries are normalised, so its range is no matter. With narrow heads it is F32: there
+    /// is nothing to be had from tensor cores, and sums of few products even out little of the rounding.
+    pub fn scanned(&self, key_head_dim: usize) -> Dtype {
+        if self.activations == Dtype::F32 || key_head_dim < 64 { Dtype::F32 } else { Dtype::F16 }
+    }
+
+    /// The type of the queries of attention: that of the cached keys where both have 16 bits, for tensor cores.
+    pub fn queries(&self) -> Dtype {
+        match self.kv_cache {
+            CacheDtype::Plain(cached) if self.activations.bytes() == 2 && cached.bytes() == 2 => cached,
+            _ => self.activations,
+        }
     }
 }
 

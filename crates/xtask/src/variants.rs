@@ -64,7 +64,7 @@ fn of_models(models: &[Model], types: &[Dtype], way: Way, target: &Target) -> Re
 fn of_model(model: &Model, dtype: Dtype, way: Way, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     let compile = (way == Way::Compiled).then(CompileOptions::default);
-    for kv_cache in [CacheDtype::Plain(dtype), Fp8::E4m3.into(), Fp8::E5m2.into()] {
+    for kv_cache in [CacheDtype::of_activations(dtype), dtype.into(), Fp8::E4m3.into(), Fp8::E5m2.into()] {
         let options = BuildOptions { weights: dtype, activations: dtype, kv_cache };
         let program = Program::build(&model.config, &options).with_context(|| model.name)?;
         kernels.extend(required_kernels(&program, compile.as_ref(), target, limits, true));

@@ -5,7 +5,6 @@ use super::qk_norm_rope::QkNormRope;
 use crate::kernel::{Count, Extent, Kernel, LaunchSpec, Rows};
 use crate::{StepPointers, Target};
 use bytemuck::{Pod, Zeroable};
-use refrain_program::{CacheDtype, Dtype};
 
 /// The three ops. Heads are a multiple of 8 wide, at most 256; rows, strides and weights are aligned to 8 elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,8 +41,7 @@ struct Arguments {
 const THREADS: u32 = 256;
 
 impl QkNormRopeAppend {
-    /// One launch; those of the three ops where keys would be rounded twice, the cache has scales, or queries, keys and
-    /// values differ in type.
+    /// One launch; those of the three ops where keys would be rounded twice, or queries, keys and values differ in type.
     pub fn launches(&self, target: &Target, step: &StepPointers) -> Vec<LaunchSpec> {
         let QkNormRopeAppend { queries, keys, append } = self;
         if !self.is_fused() {
@@ -88,12 +86,8 @@ impl QkNormRopeAppend {
     fn is_fused(&self) -> bool {
         let QkNormRopeAppend { queries, keys, append } = self;
         let same_type = |rows: &[Rows]| rows.iter().all(|rows| rows.dtype == queries.x.dtype);
-        // Keys that are kept in the type of the projections are rounded once, to that of the cache. One with scales takes
-        // a kernel of its own.
-        let once = match append.dtype {
-            CacheDtype::Plain(dtype) => keys.out.dtype == Dtype::F32 || keys.out.dtype == dtype,
-            CacheDtype::Fp8(_) => false,
-        };
+        // Keys that are kept in the type of the projections are rounded once, to that of the cache.
+        let once = keys.out.dtype == refrain_program::Dtype::F32 || append.dtype == keys.out.dtype.into();
         once && same_type(&[keys.x, append.v])
     }
 }

@@ -13,11 +13,11 @@ use super::Device;
 pub fn choose(dtype: Option<Dtype>, kv_cache: Option<CacheDtype>, stored: Dtype, device: &Device) -> BuildOptions {
     let wanted = dtype.unwrap_or(stored);
     let weights = if wanted == Dtype::F32 { stored } else { wanted };
-    let activations = match device {
-        Device::Cpu(_) => Dtype::F32,
-        Device::Gpu(..) => wanted,
+    let (activations, own) = match device {
+        Device::Cpu(_) => (Dtype::F32, wanted.into()),
+        Device::Gpu(..) => (wanted, CacheDtype::of_activations(wanted)),
     };
-    BuildOptions { weights, activations, kv_cache: kv_cache.unwrap_or(wanted.into()) }
+    BuildOptions { weights, activations, kv_cache: kv_cache.unwrap_or(own) }
 }
 
 /// The arithmetic of the CPU backend's products for a type.

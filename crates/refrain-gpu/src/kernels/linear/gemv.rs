@@ -61,7 +61,7 @@ impl GemvPlan {
             // One block keeps the memory busy, and leaves room for those of the next kernel. Where not even one row of x
             // fits into shared memory, it is left in the device's.
             if let Some(rows) = [rows.min(8), 4, 2, 1].into_iter().find(fits) {
-                return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: 1 };
+                return GemvPlan::Mma { rows, slice, groups, depth, resident, blocks: resident };
             }
         }
         let wide = is_wide(linear, around);
