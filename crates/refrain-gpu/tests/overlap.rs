@@ -3,8 +3,11 @@
 
 mod support;
 
-use refrain_device::{BLOCK_TOKENS, Backend, Carried, Cell, DeviceError, RowSampling, Segment, Step, StepOutput};
+use refrain_device::{
+    BLOCK_TOKENS, Backend, Carried, Cell, DeviceError, Replay, RowSampling, Segment, Step, StepOutput,
+};
 use refrain_gpu::GpuBackend;
+use refrain_testkit::smallest_graph;
 
 const PROMPT: [u32; 2] = [20, 9];
 const ANSWER: u32 = 6;
@@ -59,12 +62,17 @@ fn a_step_begun_behind_another_takes_its_tokens() {
     let expected = one_after_another(&mut backend, vocab_size);
     assert!(expected.windows(2).any(|pair| pair[0] != pair[1]), "the answer says something");
 
-    backend.begin(&step(0, vocab_size, None), Cell::EAGER).unwrap();
-    for position in 1..ANSWER {
-        backend.begin(&step(position, vocab_size, None), Cell::EAGER).unwrap();
-        assert_eq!(tokens(backend.finish().unwrap()), expected[position as usize - 1], "token {position}");
+    for replayed in [false, true] {
+        backend.begin(&step(0, vocab_size, None), Cell::EAGER).unwrap();
+        for position in 1..ANSWER {
+            let step = step(position, vocab_size, None);
+            let cell = if replayed { smallest_graph(backend.cells(), &step.shape()) } else { Cell::EAGER };
+            assert_eq!(replayed, cell.replay == Replay::Full);
+            backend.begin(&step, cell).unwrap();
+            assert_eq!(tokens(backend.finish().unwrap()), expected[position as usize - 1], "token {position}, {cell}");
+        }
+        assert_eq!(tokens(backend.finish().unwrap()), *expected.last().unwrap());
     }
-    assert_eq!(tokens(backend.finish().unwrap()), *expected.last().unwrap());
 
     // What the step before has chosen can also be taken when it is finished, and by a step that gives logits.
     let mut alone = step(ANSWER, vocab_size, Some(*expected.last().unwrap()));
