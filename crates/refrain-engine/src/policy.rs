@@ -132,6 +132,14 @@ impl Policy {
         }
     }
 
+    /// Since when the device has had nothing but the oldest step that has begun, and the seconds that such a step takes.
+    /// `None` where none was measured.
+    pub fn oldest(&self) -> Option<(f64, f64)> {
+        let step = self.flying.front()?;
+        let average = self.entries[step.entry].candidates[step.candidate].average;
+        (average.samples > 0).then_some((step.begun.max(self.finished), average.seconds))
+    }
+
     /// The newest step that has begun came to nothing.
     pub fn fail_newest(&mut self) {
         self.flying.pop_back();

@@ -6,6 +6,7 @@
 mod active;
 mod build;
 mod flight;
+mod pace;
 mod results;
 #[cfg(test)]
 mod tests;
@@ -17,11 +18,12 @@ use crate::scheduler::{Rank, Sequence, State, StepPlan};
 use crate::shared::{Command, Life, Shared, Submission};
 use active::{Active, End};
 use flight::Flight;
+use pace::Pace;
 use refrain_device::{Backend, Step, StepLimits, Trace};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 type Requests = HashMap<Rank, Active>;
 
@@ -40,6 +42,7 @@ pub(crate) struct Runner {
     step: Step,
     /// The step that the device works on while the next one is planned.
     in_flight: Option<Flight>,
+    pace: Pace,
     /// Ended requests whose last event is sent once the load is published.
     ended: Vec<(Active, End)>,
     last_end: Option<Instant>,
@@ -65,6 +68,7 @@ impl Runner {
             sampler: Sampler::default(),
             step: Step::default(),
             in_flight: None,
+            pace: Pace::default(),
             ended: Vec::new(),
             last_end: None,
             draining: false,
@@ -97,9 +101,10 @@ impl Runner {
             }
             if self.stopping {
                 self.fail_all(&RequestFailure::ShuttingDown);
-            } else {
-                self.work();
+                self.publish();
+                return Life::Ended;
             }
+            self.work();
             if let Some(why) = self.lost.take() {
                 // Whoever has come meanwhile is told the reason too.
                 while let Ok(command) = self.commands.try_recv() {
@@ -110,8 +115,22 @@ impl Runner {
                 return Life::Died;
             }
             self.publish();
-            if self.stopping {
-                return Life::Ended;
+        }
+    }
+
+    /// Obeys commands until the step behind the one in flight must be planned, so that whoever comes meanwhile is in it.
+    fn await_latecomers(&mut self) {
+        let Some((since, expected)) = self.shared.policy().oldest() else { return };
+        let until = since + self.pace.delay(expected);
+        while !self.stopping {
+            let left = until - self.shared.watch.seconds();
+            if left <= 0.0 {
+                return;
+            }
+            match self.commands.recv_timeout(Duration::from_secs_f64(left)) {
+                Ok(command) => self.obey(command),
+                // That nobody is left is noticed where commands are taken between steps.
+                Err(_) => return,
             }
         }
     }

@@ -20,6 +20,13 @@ impl Runner {
     pub(super) fn work(&mut self) {
         let Some(older) = self.in_flight.take().or_else(|| self.begin_step(None)) else { return };
         let behind = self.backend.depth() > 1 && older.failed.is_none() && !older.wants_logits;
+        if behind {
+            self.await_latecomers();
+        }
+        if self.stopping {
+            self.in_flight = Some(older);
+            return;
+        }
         let next = if behind { self.begin_step(Some(&older)) } else { None };
         self.finish_step(older);
         if next.is_some() {
@@ -65,6 +72,7 @@ impl Runner {
         if flight.failed.is_some() {
             self.shared.policy().fail_newest();
         }
+        self.pace.began(start.elapsed().as_secs_f64());
         flight.segments.iter().for_each(|segment| note_wait(&mut self.state, &self.requests, segment));
         Some(flight)
     }

@@ -1,7 +1,8 @@
 //! A step begins while the one before it is still in flight.
 
 use super::*;
-use refrain_device::Carried;
+use crate::Policy;
+use refrain_device::{Carried, Segment};
 use std::collections::BTreeMap;
 
 /// The next step that begins.
@@ -134,6 +135,48 @@ fn a_device_that_is_lost_with_two_steps_in_flight_ends_every_request() {
     }
     wait_for_end(&engine);
     assert!(engine.is_dead());
+    nothing_is_held(&engine);
+}
+
+/// An engine whose steps of prompts are expected to take two seconds.
+fn start_slow(config: EngineConfig) -> (EngineHandle, Receiver<Step>, Sender<()>) {
+    let (steps, seen) = channel();
+    let (permit, permits) = channel();
+    let limits = config.step_limits();
+    let backend = HashModel::new(limits, config.pools, Some(Gate { steps, permits }), Some(LIMITS), 2);
+    let mut policy = Policy::new(PolicyMode::Eager, &[Cell::EAGER], &limits, 2);
+    let segment = Segment { row: 0, len: 10, position: 0, scan: 10, slot: 0, blocks: 0, num_blocks: 1 };
+    policy.begin(&Step { tokens: vec![1; 10], segments: vec![segment], ..Step::default() }.shape(), 0.0);
+    policy.finish(2.0);
+    (Engine::start_with(Box::new(backend), config, policy).unwrap(), seen, permit)
+}
+
+#[test]
+fn who_arrives_while_a_step_is_in_flight_is_in_the_next_one() {
+    let (engine, steps, permit) = start_slow(config(2, 32));
+    let first = engine.submit(greedy(vec![1; 10], 3)).unwrap();
+    assert_eq!(slots(&next(&steps)), [0]);
+    let second = engine.submit(greedy(vec![2; 10], 3)).unwrap();
+    let both = next(&steps);
+    assert_eq!((slots(&both), both.carried.len()), (vec![0, 1], 1));
+    drop((permit, steps));
+    for (stream, token) in [(first, 1), (second, 2)] {
+        assert_eq!(answer(stream).tokens, greedy_reference(&[token; 10], 3));
+    }
+    nothing_is_held(&engine);
+}
+
+#[test]
+fn an_engine_that_is_stopped_does_not_wait_for_latecomers() {
+    let (engine, steps, permit) = start_slow(config(1, 16));
+    let stream = engine.submit(greedy(vec![1; 10], 3)).unwrap();
+    next(&steps);
+    // No step takes a permit any more: neither this one nor the next is waited for.
+    engine.stop();
+    wait_for_end(&engine);
+    assert_eq!(answer(stream).end, Some(Err(RequestFailure::ShuttingDown)));
+    assert_eq!(steps.try_iter().count(), 0);
+    drop(permit);
     nothing_is_held(&engine);
 }
 
