@@ -13,6 +13,7 @@ pub mod latency;
 mod machine;
 mod offline;
 pub mod serve;
+pub mod startup;
 pub mod statistics;
 pub mod table;
 pub mod throughput;

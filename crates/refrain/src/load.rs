@@ -147,8 +147,10 @@ pub struct Report {
     pub threads: usize,
     /// Seconds to read the model's files, without the weights.
     pub open_seconds: f64,
-    /// Seconds to read and pack the weights and to start.
+    /// Seconds to read and pack the weights and to start, kernels and graphs among it.
     pub weights_seconds: f64,
+    /// Of that, to compile or load kernels; 0 on a CPU.
+    pub kernels_seconds: f64,
 }
 
 /// Why nothing was loaded.
@@ -336,6 +338,7 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     let show_kernels = |ready, all| progress::show(progress, (ready, all), bytes);
     let (backend, kernels) = device.load(&program, &weights, planned.limits, planned.memory.pools, &show_kernels)?;
     progress.finish_and_clear();
+    let kernels_seconds = kernels.as_ref().map_or(0.0, |report| report.elapsed.as_secs_f64());
     if let Some(report) = kernels {
         settings.push("kernels", &report, Origin::Derived("model, modes and device".to_owned()));
     }
@@ -394,6 +397,7 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
         threads: device.threads(),
         open_seconds,
         weights_seconds: start.elapsed().as_secs_f64(),
+        kernels_seconds,
     };
     let closing = Closing(engine.clone());
     Ok(Loaded { model, program, engine, text, served_model_names, report, _closing: closing })

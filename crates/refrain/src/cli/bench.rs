@@ -1,7 +1,9 @@
 //! Flags of `refrain bench`. Names and defaults are those of `vllm bench`.
 
+mod startup;
 mod table;
 
+pub use startup::{StartupArgs, StartupOptions};
 pub use table::{TableArgs, TableOptions};
 
 use std::path::PathBuf;
@@ -26,6 +28,9 @@ pub enum BenchCommand {
     /// The same prompts in several modes, side by side, over a range of input lengths
     #[command(after_help = TABLE_EXAMPLE)]
     Table(TableArgs),
+    /// How long a process takes until it serves, with an empty cache of compiled kernels and with a full one
+    #[command(after_help = STARTUP_EXAMPLE)]
+    Startup(StartupArgs),
     /// What the users of a running server see
     #[command(after_help = SERVE_EXAMPLE)]
     Serve(ServeArgs),
@@ -43,6 +48,10 @@ const TABLE_EXAMPLE: &str = "\
 Example:
   refrain bench table ./Qwen3.5-4B --max-model-len 32768 --modes eager,graph+compile,measured --output-dir table";
 
+const STARTUP_EXAMPLE: &str = "\
+Example:
+  refrain bench startup ./Qwen3.5-4B --device cuda:0 --num-iters-cold 1 --num-iters-warm 3 --output-json startup.json";
+
 const SERVE_EXAMPLE: &str = "\
 Example:
   refrain serve &
@@ -55,6 +64,7 @@ impl BenchCommand {
             BenchCommand::Latency(args) => Some(&args.engine),
             BenchCommand::Throughput(args) => Some(&args.engine),
             BenchCommand::Table(args) => Some(&args.engine),
+            BenchCommand::Startup(args) => Some(&args.engine),
             BenchCommand::Serve(_) => None,
         }
     }

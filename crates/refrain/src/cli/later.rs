@@ -112,7 +112,7 @@ const LATER: &[(&str, &[&str])] = &[
         "logging what requests say is not available yet; --log-level is for everything else",
         &["--enable-log-requests", "--no-enable-log-requests", "--disable-log-requests", "--max-log-len"],
     ),
-    ("this command is not available yet; there are latency, throughput, serve and table", &["startup", "sweep"]),
+    ("this command is not available yet; there are latency, throughput, serve, table and startup", &["sweep"]),
 ];
 
 /// What to say instead of an error of clap, if it doesn't know what vLLM has.

@@ -1,5 +1,6 @@
 //! `refrain bench`.
 
+mod startup;
 mod table;
 
 use std::path::Path;
@@ -8,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use refrain::cli::bench::{BenchCommand, LatencyArgs, ServeArgs, ThroughputArgs, WorkloadArgs};
-use refrain::load::Loaded;
+use refrain::load::{Loaded, Report};
 use refrain_bench::serve::ServeOptions;
+use refrain_bench::table::StartPhase;
 use refrain_bench::{Arrivals, BANDWIDTH_BUFFER_BYTES, EngineFacts, RandomWorkload, Vocabulary, latency, throughput};
 use refrain_program::StepShape;
 use serde_json::{Map, Value, json};
@@ -22,6 +24,7 @@ pub fn run(command: &BenchCommand, invocation: &Invocation<'_>) -> anyhow::Resul
         BenchCommand::Latency(args) => run_latency(args, invocation),
         BenchCommand::Throughput(args) => run_throughput(args, invocation),
         BenchCommand::Table(args) => table::run(args, invocation),
+        BenchCommand::Startup(args) => startup::run(args, invocation),
         BenchCommand::Serve(args) => run_serve(args),
     }
 }
@@ -121,6 +124,19 @@ fn facts(loaded: &Loaded, invocation: &Invocation<'_>) -> EngineFacts {
         process_start: invocation.process_start,
         extra,
     }
+}
+
+/// The parts of loading, in order.
+fn start_phases(report: &Report) -> Vec<StartPhase> {
+    let graphs = report.graphs.as_ref().map_or(0.0, |graphs| graphs.seconds);
+    let kernels = report.kernels_seconds;
+    let phases = [
+        ("model files opened", report.open_seconds),
+        ("kernels", kernels),
+        ("weights, and all else", report.weights_seconds - kernels - graphs),
+        ("graphs recorded", graphs),
+    ];
+    phases.into_iter().map(|(name, seconds)| StartPhase { name, seconds }).collect()
 }
 
 fn finish(text: &str, json: &Map<String, Value>, file: Option<&Path>) -> anyhow::Result<()> {

@@ -179,3 +179,38 @@ fn table_is_written_as_json_markdown_and_html() {
     let too_long = run(&["bench", "table", "--device", "cpu", "--lengths", "1M", "--quiet"]);
     assert!(text(&too_long.stderr).contains("the longest that fits is"), "{}", text(&too_long.stderr));
 }
+
+/// Processes of their own, one with an empty cache and one with a full one after a warm-up.
+#[test]
+fn startup_has_the_keys_of_vllm() {
+    let report = report(&[
+        "bench",
+        "startup",
+        "--device",
+        "cpu",
+        "--num-iters-cold",
+        "1",
+        "--num-iters-warmup",
+        "0",
+        "--num-iters-warm",
+        "2",
+        "--max-model-len",
+        "64",
+        "--max-num-seqs",
+        "1",
+    ]);
+    assert_eq!(report["cold_startup_times"].as_array().map(Vec::len), Some(1));
+    assert_eq!(report["warm_startup_times"].as_array().map(Vec::len), Some(2));
+    for kind in ["cold", "warm"] {
+        let startup = number(&report, &format!("avg_{kind}_startup_time"));
+        assert!(startup > 0.0 && number(&report, &format!("avg_{kind}_first_token_time")) >= startup);
+        // A CPU compiles nothing.
+        assert_eq!(number(&report, &format!("avg_{kind}_compilation_time")), 0.0);
+        let phases = report[&format!("{kind}_phases")].as_object().expect("phases").values();
+        let together: f64 = phases.filter_map(Value::as_f64).sum();
+        assert!(together > 0.0 && together <= startup * 1.5 + 0.1, "{together} of {startup}");
+    }
+    assert_eq!(report["model_id"], "tinytales");
+    let nothing = run(&["bench", "startup", "--num-iters-cold", "0", "--num-iters-warm", "0"]);
+    assert!(text(&nothing.stderr).contains("at least one start"), "{}", text(&nothing.stderr));
+}

@@ -7,9 +7,7 @@ use anyhow::Context;
 use refrain::cli::bench::TableArgs;
 use refrain::load::{Device, Loaded, Prepared};
 use refrain_bench::date;
-use refrain_bench::table::{
-    self, Ceilings, DEFAULT_INPUT_LENS, EngineModes, Floor, StartPhase, TableFacts, TableReport,
-};
+use refrain_bench::table::{self, Ceilings, DEFAULT_INPUT_LENS, EngineModes, Floor, TableFacts, TableReport};
 use refrain_program::{Program, StepShape};
 use serde_json::{Map, Value};
 
@@ -111,7 +109,6 @@ fn floor(
 fn facts(loaded: &Loaded, ceilings: Ceilings) -> TableFacts {
     let device = loaded.engine.device();
     let report = &loaded.report;
-    let graphs_seconds = report.graphs.as_ref().map_or(0.0, |graphs| graphs.seconds);
     let mut extra = Map::new();
     extra.insert("memory_plan".to_owned(), report.memory_json());
     extra.insert("settings".to_owned(), Value::Object(report.settings.to_json()));
@@ -122,11 +119,7 @@ fn facts(loaded: &Loaded, ceilings: Ceilings) -> TableFacts {
         date: date(SystemTime::now()),
         ceilings,
         graph_memory_bytes: report.graphs.as_ref().map(|graphs| graphs.bytes as u64),
-        start: vec![
-            StartPhase { name: "model files opened", seconds: report.open_seconds },
-            StartPhase { name: "kernels and weights loaded", seconds: report.weights_seconds - graphs_seconds },
-            StartPhase { name: "graphs recorded", seconds: graphs_seconds },
-        ],
+        start: super::start_phases(report),
         extra,
     }
 }
