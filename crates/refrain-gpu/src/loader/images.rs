@@ -147,10 +147,15 @@ impl Images {
                 format!("no pack has it, so they are of another version or for other models ({})", packs.join(", "))
             }
         };
-        let why = format!(
-            "no compiler can be used ({compiler}), and {packs}; install the compiler, or get a pack of this version: \
-             `cargo xtask kernels --arch {arch}` makes one on any machine that has the compiler"
-        );
+        // Nobody makes packs for simulated devices.
+        let help = match arch.starts_with("sim") {
+            true => "install the compiler".to_owned(),
+            false => format!(
+                "install the compiler, or get a pack of this version: `cargo xtask kernels --arch {arch}` makes one on any \
+                 machine that has the compiler"
+            ),
+        };
+        let why = format!("no compiler can be used ({compiler}), and {packs}; {help}");
         DeviceError::NoCode { kernel: unit.to_string(), arch: arch.to_owned(), why }
     }
 }
