@@ -37,6 +37,11 @@ pub trait Backend: Send {
         let _ = trace;
     }
 
+    /// How the kernels became code; `None` where none are compiled.
+    fn kernels(&self) -> Option<KernelReport> {
+        None
+    }
+
     /// Begins the whole program over one step, in the way of one of [`Backend::cells`] that suits it. Where
     /// [`Step::sampling`] is empty the step will give the logits of [`Step::logit_rows`], otherwise what was chosen from
     /// them.
@@ -97,6 +102,19 @@ pub struct DeviceInfo {
     pub name: String,
     /// What the kernels compute with, for example `avx512-bf16, 2 threads`.
     pub compute: String,
+}
+
+/// How the kernels of a backend became code.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KernelReport {
+    /// Kernels from packs.
+    pub from_packs: usize,
+    /// Kernels from the disk cache.
+    pub from_cache: usize,
+    /// Kernels that were compiled.
+    pub compiled: usize,
+    /// Time that all of it took.
+    pub seconds: f64,
 }
 
 /// The largest step a backend must be able to execute.

@@ -17,7 +17,7 @@ mod step;
 mod trace;
 
 pub use arena::Arena;
-pub use backend::{Backend, DeviceInfo, Footprint, PoolSizes, StepLimits, StepOutput};
+pub use backend::{Backend, DeviceInfo, Footprint, KernelReport, PoolSizes, StepLimits, StepOutput};
 pub use cell::{Cell, Part, Replay, StepShape};
 pub use error::DeviceError;
 pub use graphs::{GraphMode, GraphReport, RecordedCell, RefusedCell};

@@ -38,7 +38,7 @@ impl Engine {
         policy: Policy,
     ) -> Result<EngineHandle, EngineError> {
         config.validate()?;
-        let shared = Arc::new(Shared::new(config, backend.device().clone(), policy));
+        let shared = Arc::new(Shared::new(config, &*backend, policy));
         let (commands, received) = channel();
         let (life, watched) = watch::channel(Life::Running);
         let seen = Arc::clone(&shared);

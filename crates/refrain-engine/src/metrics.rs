@@ -2,19 +2,21 @@
 
 mod buckets;
 mod modes;
+mod preparation;
 
 use crate::Load;
 use crate::clock::Clock;
 use crate::policy::Policy;
 use buckets::{FIRST_TOKEN, REQUEST, STEP, TOKEN, one_two_five};
 use modes::StepModes;
+use preparation::Preparation;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
-use refrain_device::BLOCK_TOKENS;
+use refrain_device::{BLOCK_TOKENS, Backend};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -99,6 +101,7 @@ pub struct EngineMetrics {
     request_max_tokens: Histogram,
     request_preemptions: Histogram,
     modes: StepModes,
+    preparation: Preparation,
 }
 
 impl EngineMetrics {
@@ -150,7 +153,13 @@ impl EngineMetrics {
             request_max_tokens: Histogram::new(one_two_five(max_model_len)),
             request_preemptions: Histogram::new([0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]),
             modes: StepModes(policy),
+            preparation: Preparation::default(),
         }
+    }
+
+    /// What the backend reports of what was done before the first request.
+    pub(crate) fn prepared(&mut self, backend: &dyn Backend) {
+        self.preparation = Preparation::of(backend);
     }
 
     /// Adds every metric to `registry`, with the label `model_name`.
@@ -196,6 +205,7 @@ impl EngineMetrics {
         add(r, "refrain:state_slots", "State slots in the pool", &self.slots_total);
         add(r, "refrain:steps", "Steps executed", &self.steps);
         add(r, "refrain:failed_steps", "Steps in which the device failed", &self.failed_steps);
+        self.preparation.register(r);
         r.register_collector(Box::new(self.modes.clone()));
     }
 
@@ -288,7 +298,10 @@ pub(crate) struct EndedRequest<'a> {
 mod tests {
     use super::*;
     use crate::policy::PolicyMode;
-    use refrain_device::{Cell, Part, Replay, StepLimits, StepShape};
+    use refrain_device::{
+        Cell, DeviceError, DeviceInfo, GraphReport, KernelReport, Part, RefusedCell, Replay, Step, StepLimits,
+        StepOutput, StepShape,
+    };
 
     /// A policy of eager steps and a graph of 4 rows, after a step of each and one on its way.
     fn policy() -> Arc<Mutex<Policy>> {
@@ -305,9 +318,40 @@ mod tests {
         Arc::new(Mutex::new(policy))
     }
 
+    /// A device that reports what it has done, and does nothing.
+    struct Prepared(DeviceInfo, GraphReport);
+
+    fn graphs() -> GraphReport {
+        let refused = RefusedCell { cell: Cell::EAGER, why: "a test".to_owned() };
+        GraphReport { refused: vec![refused], bytes: 4096, seconds: 0.5, ..GraphReport::default() }
+    }
+
+    impl Backend for Prepared {
+        fn device(&self) -> &DeviceInfo {
+            &self.0
+        }
+
+        fn graphs(&self) -> Option<&GraphReport> {
+            Some(&self.1)
+        }
+
+        fn kernels(&self) -> Option<KernelReport> {
+            Some(KernelReport { from_packs: 1, from_cache: 2, compiled: 3, seconds: 1.5 })
+        }
+
+        fn begin(&mut self, _: &Step, _: Cell) -> Result<(), DeviceError> {
+            unreachable!("nothing is executed")
+        }
+
+        fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+            unreachable!("nothing is executed")
+        }
+    }
+
     #[test]
     fn names_and_labels_are_vllms() {
-        let metrics = EngineMetrics::new(100, 4, policy());
+        let mut metrics = EngineMetrics::new(100, 4, policy());
+        metrics.prepared(&Prepared(DeviceInfo::default(), graphs()));
         let mut registry = Registry::default();
         metrics.register(&mut registry, "tiny");
         metrics.preempted(2);
@@ -327,6 +371,10 @@ mod tests {
             "vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0.25",
             "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"abort\"} 0",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"tiny\",le=\"0.001\"} 0",
+            "refrain:kernels{model_name=\"tiny\",from=\"compiler\"} 3",
+            "refrain:compile_seconds{model_name=\"tiny\"} 1.5",
+            "refrain:graph_memory_bytes{model_name=\"tiny\"} 4096",
+            "refrain:graph_cells{model_name=\"tiny\",state=\"refused\"} 1",
             "refrain:step_mode_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",bucket=\"4\"} 1",
             "refrain:step_mode_total{model_name=\"tiny\",phase=\"prefill\",mode=\"eager\",bucket=\"none\"} 1",
             "refrain:step_padding_rows_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",\

@@ -3,7 +3,7 @@
 use crate::policy::Policy;
 use crate::scheduler::Rank;
 use crate::{EngineConfig, EngineMetrics, Event, Load, Request, SubmitError};
-use refrain_device::{DeviceInfo, Trace};
+use refrain_device::{Backend, DeviceInfo, Trace};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -104,15 +104,16 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// An engine with nothing to do.
-    pub fn new(config: EngineConfig, device: DeviceInfo, policy: Policy) -> Self {
+    pub fn new(config: EngineConfig, backend: &dyn Backend, policy: Policy) -> Self {
         let load = Load { kv_blocks_total: config.pools.blocks, slots_total: config.pools.slots, ..Load::default() };
         let policy = Arc::new(Mutex::new(policy));
-        let metrics = EngineMetrics::new(config.max_model_len, config.pools.blocks, Arc::clone(&policy));
+        let mut metrics = EngineMetrics::new(config.max_model_len, config.pools.blocks, Arc::clone(&policy));
+        metrics.prepared(backend);
         metrics.set_load(&load);
         Self {
             metrics,
             config,
-            device,
+            device: backend.device().clone(),
             watch: StepWatch::new(),
             policy,
             line: Mutex::new(Line { accepting: true, next_arrival: 0, load, seconds_per_request: 0.0 }),

@@ -17,7 +17,8 @@ use crate::turn::{Begun, DEPTH, Turn};
 use crate::upload::{copy, upload_weights};
 use refrain_device::{
     Backend, Carried, Cell, Chosen, DeviceError, DeviceInfo, DeviceMemory, DevicePtr, GraphReport, HostSpan,
-    PinnedMemory, PoolSizes, Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream, Trace,
+    KernelReport, PinnedMemory, PoolSizes, Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
+    Trace,
 };
 use refrain_program::{Program, WeightSource};
 use std::collections::VecDeque;
@@ -308,6 +309,11 @@ impl Backend for GpuBackend {
             Ok(marks) => self.marks = Some(marks),
             Err(error) => tracing::warn!("steps can't be traced: {error}"),
         }
+    }
+
+    fn kernels(&self) -> Option<KernelReport> {
+        let PrepareReport { from_packs, from_cache, compiled, elapsed, .. } = self.report;
+        Some(KernelReport { from_packs, from_cache, compiled, seconds: elapsed.as_secs_f64() })
     }
 
     fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {

@@ -6,12 +6,14 @@ mod entry;
 mod images;
 mod pack;
 mod parallel;
+mod private;
 mod unit;
 
-pub use cache::{CacheError, Cached, DEFAULT_CACHE_BYTES, KernelCache};
+pub use cache::{Cached, DEFAULT_CACHE_BYTES, KernelCache};
 pub use images::compile;
 pub use pack::{Pack, PackError, write_pack};
 pub use parallel::in_parallel;
+pub use private::{CacheError, PrivateFolder};
 pub use unit::{CompileUnit, Digest, image_key, source_files, source_key};
 
 use crate::kernel::Kernel;

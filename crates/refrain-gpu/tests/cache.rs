@@ -126,7 +126,7 @@ fn what_is_no_entry_of_this_user_is_not_taken() {
     // More than the whole cache may have is not even read.
     fs::File::create(&path).unwrap().set_len(LIMIT + 1).unwrap();
     set_mode(&path, 0o600);
-    refused("more than the whole cache may");
+    refused("that it may have");
     if is_root(folder.path()) {
         cache.put(&key(1), &compiled(1, 3)).unwrap();
         chown(&path, Some(65534), None).unwrap();

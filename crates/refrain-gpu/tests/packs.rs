@@ -50,7 +50,7 @@ fn without_a_compiler_a_pack_is_enough_and_one_that_lacks_a_kernel_is_named() {
         GpuBackend::load(Arc::clone(runtime) as _, &program, &checkpoint, limits, pools, &options, &|_, _| {})
     };
     let (with, without) = (runtime(None), runtime(Some("/nowhere/c++".into())));
-    let kernels = required_kernels(&program, &Target::from(with.info()), &limits, false);
+    let kernels = required_kernels(&program, None, &Target::from(with.info()), &limits, false);
     let folder = tempfile::tempdir().unwrap();
     match pack(folder.path(), &*with, &kernels) {
         Ok(()) => {}

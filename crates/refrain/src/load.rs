@@ -3,14 +3,17 @@
 mod device;
 mod modes;
 mod plan;
+mod policy;
 mod progress;
 mod settings;
 mod texts;
+mod timings;
 mod types;
 
 pub use device::{Device, DeviceChoice, GpuSettings, open};
 pub use modes::{Asked, MODE_SETTINGS, ModeRequest, Modes, PerformanceMode};
 pub use plan::{DEFAULT_MAX_NUM_BATCHED_TOKENS, PlanInputs, Planned, plan};
+pub use policy::PolicyRequest;
 pub use settings::{Setting, Settings, human_bytes};
 pub use types::{choose, describe_kv_cache, flag_name, precision};
 
@@ -19,10 +22,8 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use refrain_cpu::{CpuOptions, UsableMemory};
-use refrain_device::{Cell, DeviceError, GraphReport};
-use refrain_engine::{
-    Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, Policy, PolicyMode, SchedulingPolicy,
-};
+use refrain_device::{DeviceError, GraphReport};
+use refrain_engine::{Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, SchedulingPolicy};
 use refrain_model::{Dtype, HubAccess, Model, ModelError, ModelSource, ResolveOptions};
 use refrain_program::{BuildOptions, CacheDtype, Program, ProgramError};
 use refrain_server::TextEngine;
@@ -30,6 +31,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::Origin;
 use crate::trace::{TraceRequest, trace};
+use policy::Subject;
 
 /// What to load and how. `None` is what nobody said; the default value loads the embedded model with the defaults.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +77,7 @@ pub struct LoadOptions {
     /// Most prompt tokens that may wait.
     pub max_num_queued_tokens: Option<usize>,
     /// Which way steps are run.
-    pub policy: Option<PolicyMode>,
+    pub policy: PolicyRequest,
     /// Compiled modes and graphs.
     pub modes: ModeRequest,
     /// What computes.
@@ -151,6 +153,8 @@ pub struct Report {
     pub weights_seconds: f64,
     /// Of that, to compile or load kernels; 0 on a CPU.
     pub kernels_seconds: f64,
+    /// Seconds to measure, or to check, what steps cost.
+    pub policy_seconds: f64,
 }
 
 /// Why nothing was loaded.
@@ -336,7 +340,8 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     progress::show(progress, (0, 0), bytes);
     let weights = progress::Counted::new(&model.checkpoint, progress);
     let show_kernels = |ready, all| progress::show(progress, (ready, all), bytes);
-    let (backend, kernels) = device.load(&program, &weights, planned.limits, planned.memory.pools, &show_kernels)?;
+    let (mut backend, kernels) =
+        device.load(&program, &weights, planned.limits, planned.memory.pools, &show_kernels)?;
     progress.finish_and_clear();
     let kernels_seconds = kernels.as_ref().map_or(0.0, |report| report.elapsed.as_secs_f64());
     if let Some(report) = kernels {
@@ -366,14 +371,17 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
         seed: options.seed.unwrap_or(0),
     };
     let graphs = backend.graphs().cloned();
-    let mode = options.policy.unwrap_or_default();
-    let origin = if options.policy.is_some() { Origin::Given } else { Origin::Default };
-    if let (Some(asked), Some(why), true) = (options.policy, mode.without_effect(backend.cells()), options.modes.strict)
-    {
-        return Err(LoadError::Setting { flag: "--strict", why: format!("policy {asked} is without effect: {why}") });
-    }
-    settings.push("policy", describe_policy(mode, backend.cells()), origin);
-    let policy = Policy::new(mode, backend.cells(), &planned.limits, backend.depth());
+    let folder = options.gpu.kernel_cache_dir.as_ref().map(|folder| folder.join("timings"));
+    let subject = Subject {
+        device: &device,
+        program: &program,
+        limits: planned.limits,
+        pools: planned.memory.pools,
+        folder: folder.as_deref(),
+    };
+    let policy::Started { policy, effective, seconds } =
+        options.policy.start(&mut *backend, &subject, options.modes.strict)?;
+    settings.push("policy", effective, if options.policy.mode.is_some() { Origin::Given } else { Origin::Default });
     let engine = Engine::start_with(backend, config, policy)?;
     if let Some(request) = &options.trace {
         let unusable = |error| LoadError::Write { file: request.file.clone(), source: error };
@@ -396,8 +404,9 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
         in_use,
         threads: device.threads(),
         open_seconds,
-        weights_seconds: start.elapsed().as_secs_f64(),
+        weights_seconds: start.elapsed().as_secs_f64() - seconds,
         kernels_seconds,
+        policy_seconds: seconds,
     };
     let closing = Closing(engine.clone());
     Ok(Loaded { model, program, engine, text, served_model_names, report, _closing: closing })
@@ -409,14 +418,6 @@ fn describe_types(dtype: Dtype, types: &BuildOptions, stored: Dtype) -> String {
         (true, true) => name.to_owned(),
         (true, false) => format!("{name} (weights converted from {})", flag_name(stored)),
         (false, _) => format!("{name} (weights stay {})", flag_name(types.weights)),
-    }
-}
-
-/// A policy, and why it makes no difference if so.
-fn describe_policy(mode: PolicyMode, cells: &[Cell]) -> String {
-    match mode.without_effect(cells) {
-        Some(why) => format!("{mode}, without effect: {why}"),
-        None => mode.to_string(),
     }
 }
 
@@ -446,7 +447,7 @@ fn describe_plan(settings: &mut Settings, options: &LoadOptions, planned: &Plann
 impl Report {
     /// Seconds from the start of loading to a running engine.
     pub fn load_seconds(&self) -> f64 {
-        self.open_seconds + self.weights_seconds
+        self.open_seconds + self.weights_seconds + self.policy_seconds
     }
 
     /// The memory plan: each use in bytes, the sum, and what could be used.

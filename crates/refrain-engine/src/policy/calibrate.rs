@@ -202,6 +202,8 @@ impl Bench<'_> {
 
     /// Seconds of so many steps, after one that doesn't count.
     fn samples(&mut self, step: &Step, cell: Cell, count: usize, depth: usize) -> Result<Vec<f64>, DeviceError> {
+        // Nothing begins behind a step that gives logits.
+        let depth = if self.world.chooses { depth } else { 1 };
         let steps = count + depth;
         let (mut samples, mut begun, mut finished) = (Vec::new(), Vec::new(), f64::NEG_INFINITY);
         for turn in 0..steps + depth - 1 {

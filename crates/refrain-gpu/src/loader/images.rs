@@ -1,7 +1,8 @@
 //! Where the code of a kernel comes from: packs, then the disk cache, then the compiler.
 
-use super::cache::{CacheError, Cached, KernelCache};
+use super::cache::{Cached, KernelCache};
 use super::pack::Pack;
+use super::private::CacheError;
 use super::{CompileUnit, KernelOptions, image_key, source_key};
 use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime};
 use std::sync::Mutex;

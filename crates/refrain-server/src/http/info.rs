@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use refrain_engine::{EngineHandle, Span};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -77,6 +78,7 @@ pub(super) async fn server_info(State(state): Shared) -> Response {
         "preemptions": load.preemptions,
     });
     info.insert("load".to_owned(), load);
+    info.insert("policy".to_owned(), policy(state.engine()));
     answer(&Value::Object(info))
 }
 
@@ -101,5 +103,34 @@ fn model_card(state: &AppState, name: &str) -> Value {
         "root": state.config.model_root,
         "parent": null,
         "max_model_len": state.text.max_model_len(),
+    })
+}
+
+/// By which rule steps are run, how they were run so far, and which cell is measured to be the fastest for which.
+fn policy(engine: &EngineHandle) -> Value {
+    let span = |span: Span| json!([span.from, span.to]);
+    let steps = engine.step_modes().into_iter().map(|steps| {
+        json!({
+            "phase": steps.phase.name(),
+            "cell": steps.cell.to_string(),
+            "steps": steps.steps,
+            "padding_rows": steps.padding,
+        })
+    });
+    let fastest = engine.policy_table().into_iter().filter(|entry| entry.present).map(|entry| {
+        json!({
+            "phase": entry.alike.phase.name(),
+            "rows": span(entry.alike.rows),
+            "decodes": span(entry.alike.decodes),
+            "context": span(entry.alike.context),
+            "cell": entry.cell.to_string(),
+            "milliseconds": entry.average.seconds * 1e3,
+            "samples": entry.average.samples,
+        })
+    });
+    json!({
+        "mode": engine.policy().name(),
+        "steps": steps.collect::<Vec<_>>(),
+        "fastest": fastest.collect::<Vec<_>>(),
     })
 }

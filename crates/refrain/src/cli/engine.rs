@@ -12,7 +12,7 @@ use super::compilation::{CompilationConfig, size_of_flag};
 use super::model::ModelArgs;
 use super::trace::TraceArgs;
 use super::values::{DtypeArg, MaxModelLen, at_least_one, bytes, fraction, human_readable_int};
-use crate::load::{DeviceChoice, GpuSettings, LoadOptions, ModeRequest, PerformanceMode};
+use crate::load::{DeviceChoice, GpuSettings, LoadOptions, ModeRequest, PerformanceMode, PolicyRequest};
 
 /// Flags of vLLM that ask for what is not there yet: known, so that they are answered better than a misspelt flag is.
 #[derive(Args, Clone, Debug)]
@@ -193,6 +193,11 @@ pub struct CompileArgs {
     #[arg(long, value_name = "POLICY", value_parser = policy)]
     pub policy: Option<PolicyMode>,
 
+    /// Seconds to spend at start on measuring how long steps take in each way, for --policy measured [default: 3, or 0.5
+    /// without graphs]
+    #[arg(long, value_name = "SECONDS", value_parser = budget)]
+    pub policy_budget: Option<f64>,
+
     /// What --compilation-config begins with: 0 (ops one by one), 1 (VLLM_COMPILE and PIECEWISE), 2 or 3 (VLLM_COMPILE and
     /// FULL_AND_PIECEWISE) [default: 2]
     #[arg(long, short = 'O', value_name = "LEVEL", value_parser = optimization_level)]
@@ -284,7 +289,7 @@ impl EngineArgs {
             scheduling_policy: scheduler.scheduling_policy.map(SchedulingPolicy::from),
             max_num_queued_reqs: scheduler.max_num_queued_reqs,
             max_num_queued_tokens: scheduler.max_num_queued_tokens,
-            policy: compile.policy,
+            policy: PolicyRequest { mode: compile.policy, budget: compile.policy_budget },
             modes: compile.request(),
             device: device.device.unwrap_or_default(),
             gpu: device.gpu_settings(),
@@ -373,6 +378,13 @@ fn ssm_cache_dtype(text: &str) -> Result<String, String> {
 
 fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse()
+}
+
+fn budget(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("must be a number of seconds from 0 (measure nothing) to 600".to_owned()),
+    }
 }
 
 fn policy(text: &str) -> Result<PolicyMode, String> {

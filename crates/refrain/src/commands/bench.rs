@@ -135,6 +135,7 @@ fn start_phases(report: &Report) -> Vec<StartPhase> {
         ("kernels", kernels),
         ("weights, and all else", report.weights_seconds - kernels - graphs),
         ("graphs recorded", graphs),
+        ("ways to run steps measured", report.policy_seconds),
     ];
     phases.into_iter().map(|(name, seconds)| StartPhase { name, seconds }).collect()
 }

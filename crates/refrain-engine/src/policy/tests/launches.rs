@@ -105,12 +105,12 @@ fn cells() -> Vec<Cell> {
 }
 
 fn bench<'a>(backend: &'a mut Launcher, clock: &'a dyn Fn() -> f64) -> Bench<'a> {
-    Bench { backend, world: StepWorld { pools: POOLS, vocab_size: VOCAB, chooses: false }, clock }
+    Bench { backend, world: StepWorld { pools: POOLS, vocab_size: VOCAB, chooses: true }, clock }
 }
 
 /// Seconds of so many steps under a policy.
 fn serve(policy: &mut Policy, backend: &mut Launcher, clock: &Clock, step: &StepShape, steps: usize) -> f64 {
-    let world = StepWorld { pools: POOLS, vocab_size: VOCAB, chooses: false };
+    let world = StepWorld { pools: POOLS, vocab_size: VOCAB, chooses: true };
     let step = crate::policy::synthetic::step(step, &world);
     let begun = clock.now();
     for turn in 0..steps + policy.depth - 1 {
