@@ -10,7 +10,7 @@ fuzz_target!(|json: &str| {
     let _ = GenerationConfig::from_json(json);
     let Ok(config) = ModelConfig::from_json(json) else { return };
     if config.layers.len() <= 64 {
-        let options = BuildOptions { weights: Dtype::Bf16, activations: Dtype::F32, kv_cache: Dtype::Bf16 };
+        let options = BuildOptions { weights: Dtype::Bf16, activations: Dtype::F32, kv_cache: Dtype::Bf16.into() };
         let _ = Program::build(&config, &options);
     }
 });
