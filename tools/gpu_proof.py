@@ -13,6 +13,7 @@ Parts, in this order:
   layers     the first layers of the 4B shape against Hugging Face transformers in F32, and stable in batches
   load       8.4 GB of weights from the page cache
   latency    batch 1, time to first token and between tokens, over the lengths of the article
+  table      the same in every mode, side by side
 
 Builds with cargo unless --bin names a folder that holds `refrain` and `proof` (the example of refrain-gpu). Needs numpy;
 `layers` needs torch and transformers. Exits with 1 if anything is wrong, after all parts have run.
@@ -27,7 +28,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PARTS = ["device", "ragged", "model", "goldens", "modes", "sanitizer", "layers", "load", "latency"]
+PARTS = ["device", "ragged", "model", "goldens", "modes", "sanitizer", "layers", "load", "latency", "table"]
 LENGTHS = [1024, 4096, 8192, 16384, 24576, 32000]
 # Where checkpoints can't be made, the proof fails instead of leaving them out.
 STRICT = {**os.environ, "CI": "1"}
@@ -157,6 +158,13 @@ class Proof:
                 rows.append(row)
                 print(row, flush=True)
         self.results["latency"] = rows
+
+    def table(self):
+        folder = self.checkpoint("4b", "--size", "4b", "--init", "tiled")
+        command = [self.refrain, "bench", "table", folder, "--device", self.args.device, "--skip-tokenizer-init",
+                   "--max-model-len", "32768", "--max-num-seqs", "1", "--max-num-batched-tokens", "8192", "--lengths",
+                   ",".join(map(str, self.args.lengths)), "--output-dir", os.path.join(self.args.out, "table")]
+        print(self.run("table", command, 400))
 
     def read(self, name):
         try:
