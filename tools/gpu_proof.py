@@ -82,7 +82,7 @@ class Proof:
 
     def kernels(self, shapes):
         command = [self.refrain, "device", "--device", self.args.device, "--check", "--shapes", shapes, "--json"]
-        found = self.json_of(shapes, command, 300)
+        found = self.json_of(shapes, command, 600)
         for device in found or []:
             for case in (device.get("check") or {}).get("cases", []):
                 if shapes == "ragged" and case["passes"]:
