@@ -68,7 +68,7 @@ fn requests_that_take_too_long_are_ended_with_an_error() {
 fn caches_of_eight_bits_hold_twice_as_many_tokens() {
     let blocks = ["bfloat16", "fp8", "fp8_e5m2"].map(|dtype| {
         let server =
-            Server::start(&["--max-num-seqs", "2", "--kv-cache-memory-bytes", "64M", "--kv-cache-dtype", dtype]);
+            Server::start(&["--max-num-seqs", "4", "--kv-cache-memory-bytes", "24M", "--kv-cache-dtype", dtype]);
         let body = r#"{"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "ignore_eos": true}"#;
         let answer = server.ask("POST", "/v1/completions", body);
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"completion_tokens\":40"), "{answer}");
