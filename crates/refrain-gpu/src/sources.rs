@@ -10,7 +10,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_fp8.
 /// Files with kernels in them.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![
     "attention_decode.cu"
-    "attention_decode_fp8.cu"
+    "attention_decode_fp8_mma.cu"
     "attention_decode_mma.cu"
     "attention_prefill.cu"
     "attention_prefill_mma.cu"

@@ -60,7 +60,7 @@ impl Attention {
         let kernel = match self.tensor_core_product(target) {
             // Products are of f16, which has all numbers of eight bits.
             Some(_) if self.scaled() && self.shape.head_dim.is_multiple_of(64) => {
-                self.kernel("attention_decode_fp8.cu", "attention_decode_fp8", THREADS)
+                self.kernel("attention_decode_fp8_mma.cu", "attention_decode_fp8_mma", THREADS)
             }
             Some(product) if !self.scaled() && self.shape.head_dim.is_multiple_of(64) => {
                 self.kernel("attention_decode_mma.cu", "attention_decode_mma", THREADS).define("MMA", product)

@@ -271,7 +271,7 @@ KX_DEV void gather(Room& room, const Sums& sums) {
     kx_sync();
 }
 
-KX_KERNEL(attention_decode_fp8, AttentionDecodeArgs, THREADS) {
+KX_KERNEL(attention_decode_fp8_mma, AttentionDecodeArgs, THREADS) {
     KX_SHARED Room room;
     KX_SHARED Weights shared;
     kx_let_next_start();
