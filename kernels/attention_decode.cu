@@ -208,13 +208,5 @@ KX_DEV void gather(Room& room, Sums& sums) {
 KX_KERNEL(attention_decode, AttentionDecodeArgs, THREADS) {
     KX_SHARED Room room;
     KX_SHARED Weights shared;
-    kx_let_next_start();
-    first_part(args, room);
-    kx_wait_for_previous();
-    for (; room.part.splits > 0; next_part(args, room)) {
-        Sums sums;
-        attend(args, shared, room.part, sums);
-        gather(room, sums);
-        finish(args, room);
-    }
+    attend_to_parts<Sums>(args, room, shared);
 }

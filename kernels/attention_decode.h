@@ -13,16 +13,11 @@
 // and leaves the maximum and sum of every group in Room.maxima and totals, the weighted values of every wave in
 // Room.values.
 #pragma once
-#include "attention_gate.h"
-#include "kv_cache.h"
+#include "attention.h"
 
 #define WAVES (THREADS / KX_WAVE)
 #define UNITS (HEADS / QUERIES)
 #define PADDED (QUERIES > 4 ? 8 : QUERIES > 2 ? 4 : QUERIES)
-
-// Below all scores, yet finite: a masked score is twice as low as the maximum of no scores, so its weight is 0.
-#define NO_MAXIMUM -1e30f
-#define MASKED -2e30f
 
 // What the parts of a sequence leave for the heads of a unit.
 struct KX_ALIGN(16) Record {
@@ -219,4 +214,18 @@ KX_DEV void next_part(const AttentionDecodeArgs& args, Room& room) {
     const u32 next = room.part.split * UNITS + room.part.unit + kx_blocks_x();
     if (kx_tid() == 0) find_part(args, room.part, room.part.sequence, next);
     kx_sync();
+}
+
+// The kernel: attends to the parts of this block one after another. Each kernel has `attend` for a part, which leaves sums of
+// its own kind, and `gather`, which brings them into the room.
+template <class Sums, class Weights> KX_DEV void attend_to_parts(const AttentionDecodeArgs& args, Room& room, Weights& shared) {
+    kx_let_next_start();
+    first_part(args, room);
+    kx_wait_for_previous();
+    for (; room.part.splits > 0; next_part(args, room)) {
+        Sums sums;
+        attend(args, shared, room.part, sums);
+        gather(room, sums);
+        finish(args, room);
+    }
 }

@@ -1,5 +1,5 @@
-// Decode attention (attention_decode.h) on tensor cores over a cache of eight bits: KV_T is e4m3 or e5m2. X_T is bf16 or
-// f16; products are of f16, which has all codes. HEAD_DIM is a multiple of 64, QUERIES at most 8.
+// Decode attention (attention_decode.h, attention_decode_mma.h) on tensor cores over a cache of eight bits: KV_T is e4m3
+// or e5m2. X_T is bf16 or f16; products are of f16, which has all codes. HEAD_DIM is a multiple of 64, QUERIES at most 8.
 //
 // As in attention_decode_mma.cu, a warp reads the 16 keys and values of a block straight into the fragments of m16n8k16,
 // 16 codes of a row at a time (8 of values where HEAD_DIM is not a multiple of 128):
@@ -11,9 +11,7 @@
 // are what lane (g, t) has (g = lane / 4, t = lane % 4). The scales of keys go onto the scores. Those of values belong to
 // the weights, which must stay within f16: so the running maximum is that of scores with the exponents of values added,
 // with which no weight is above 1, and the sum is of the weights over the scales.
-#define GROUPS (THREADS / KX_WAVE)
-#define RUN KX_BLOCK
-#include "attention_decode.h"
+#include "attention_decode_mma.h"
 
 // Words of four codes of a value that a lane reads at once, and how often.
 #define WORDS (HEAD_DIM % 128 == 0 ? 4 : 2)
@@ -125,18 +123,6 @@ KX_DEV void add_values(Sums& sums, const Values& values, const u32 weights[2]) {
     }
 }
 
-// Over the lanes that have the same t.
-KX_DEV f32 max_over_keys(f32 v) {
-    v = kx_max(v, kx_shuffle_xor<4>(v));
-    v = kx_max(v, kx_shuffle_xor<8>(v));
-    return kx_max(v, kx_shuffle_xor<16>(v));
-}
-KX_DEV f32 sum_over_keys(f32 v) {
-    v += kx_shuffle_xor<4>(v);
-    v += kx_shuffle_xor<8>(v);
-    return v + kx_shuffle_xor<16>(v);
-}
-
 // Scores become weights in shared memory, factor what was summed before is to be multiplied with. `left`: keys from the
 // lane's first to the end of the part, at most.
 KX_DEV void soften(
@@ -244,14 +230,7 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
 // Leaves the sums of all warps in the room.
 KX_DEV void gather(Room& room, const Sums& sums) {
     const u32 warp = kx_tid() / 32, g = kx_tid() % 32 / 4, t = kx_tid() % 4;
-    KX_UNROLL
-    for (u32 n = 0; n < 2; n++) {
-        const f32 total = sum_over_keys(sums.total[n]);
-        if (g > 0 || 2 * t + n >= QUERIES) continue;
-        room.maxima[warp][2 * t + n] = sums.maximum[n];
-        room.totals[warp][2 * t + n] = total;
-    }
-    kx_sync();
+    gather_totals(room, sums.maximum, sums.total);
     KX_UNROLL
     for (u32 n = 0; n < 2; n++) {
         const u32 query = 2 * t + n;
@@ -274,13 +253,5 @@ KX_DEV void gather(Room& room, const Sums& sums) {
 KX_KERNEL(attention_decode_fp8_mma, AttentionDecodeArgs, THREADS) {
     KX_SHARED Room room;
     KX_SHARED Weights shared;
-    kx_let_next_start();
-    first_part(args, room);
-    kx_wait_for_previous();
-    for (; room.part.splits > 0; next_part(args, room)) {
-        Sums sums;
-        attend(args, shared, room.part, sums);
-        gather(room, sums);
-        finish(args, room);
-    }
+    attend_to_parts<Sums>(args, room, shared);
 }

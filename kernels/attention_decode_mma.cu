@@ -1,5 +1,5 @@
-// Decode attention (attention_decode.h) on tensor cores. X_T and KV_T are bf16 or f16, and the same; MMA is its
-// product. HEAD_DIM is a multiple of 64, QUERIES at most 8.
+// Decode attention (attention_decode.h, attention_decode_mma.h) on tensor cores. X_T and KV_T are bf16 or f16, and the
+// same; MMA is its product. HEAD_DIM is a multiple of 64, QUERIES at most 8.
 //
 // A warp reads the 16 keys and values of a block straight into the fragments of m16n8k16, with no way through shared
 // memory, since a sum over dimensions may go in any order, and the result may have its dimensions in any order too:
@@ -9,9 +9,7 @@
 //
 // are what lane (g, t) has (g = lane / 4, t = lane % 4): 16 bytes of a row at a time. Only the weights P, 16 x 8,
 // change hands.
-#define GROUPS (THREADS / KX_WAVE)
-#define RUN KX_BLOCK
-#include "attention_decode.h"
+#include "attention_decode_mma.h"
 
 // Of a warp: one half is read while the next run writes the other. [query, key]
 struct Weights {
@@ -61,18 +59,6 @@ KX_DEV u32 high_halves(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000u); }
 KX_DEV void add_word(f32 out[4], u32 a, u32 b, u32 c, u32 d, const u32 weights[2]) {
     const u32 left[4] = {low_halves(a, b), high_halves(a, b), low_halves(c, d), high_halves(c, d)};
     MMA(out, left, weights);
-}
-
-// Over the lanes that have the same t.
-KX_DEV f32 max_over_keys(f32 v) {
-    v = kx_max(v, kx_shuffle_xor<4>(v));
-    v = kx_max(v, kx_shuffle_xor<8>(v));
-    return kx_max(v, kx_shuffle_xor<16>(v));
-}
-KX_DEV f32 sum_over_keys(f32 v) {
-    v += kx_shuffle_xor<4>(v);
-    v += kx_shuffle_xor<8>(v);
-    return v + kx_shuffle_xor<16>(v);
 }
 
 // scores: [2 keys, 2 queries] of the lane.
@@ -173,14 +159,7 @@ KX_DEV void attend(const AttentionDecodeArgs& args, Weights& shared, const Part&
 // Leaves the sums of all warps in the room.
 KX_DEV void gather(Room& room, const Sums& sums) {
     const u32 warp = kx_tid() / 32, g = kx_tid() % 32 / 4, t = kx_tid() % 4;
-    KX_UNROLL
-    for (u32 n = 0; n < 2; n++) {
-        const f32 total = sum_over_keys(sums.total[n]);
-        if (g > 0 || 2 * t + n >= QUERIES) continue;
-        room.maxima[warp][2 * t + n] = sums.maximum[n];
-        room.totals[warp][2 * t + n] = total;
-    }
-    kx_sync();
+    gather_totals(room, sums.maximum, sums.total);
     KX_UNROLL
     for (u32 n = 0; n < 2; n++) {
         const u32 query = 2 * t + n;
@@ -203,13 +182,5 @@ KX_DEV void gather(Room& room, const Sums& sums) {
 KX_KERNEL(attention_decode_mma, AttentionDecodeArgs, THREADS) {
     KX_SHARED Room room;
     KX_SHARED Weights shared;
-    kx_let_next_start();
-    first_part(args, room);
-    kx_wait_for_previous();
-    for (; room.part.splits > 0; next_part(args, room)) {
-        Sums sums;
-        attend(args, shared, room.part, sums);
-        gather(room, sums);
-        finish(args, room);
-    }
+    attend_to_parts<Sums>(args, room, shared);
 }

@@ -6,8 +6,7 @@
 // and values come to the same place in shared memory, one after the other. In the products, a thread has four rows: in
 // the first, keys COLUMNS apart; in the second, eights of dimensions COLUMNS apart, whose sums stay in registers.
 // Everything is f32.
-#include "attention_gate.h"
-#include "kv_cache.h"
+#include "attention_prefill.h"
 
 #define COLUMNS (THREADS / (ROWS / 4))
 #define EIGHTS (HEAD_DIM / 8)
@@ -19,21 +18,6 @@
 #define Q_PITCH (HEAD_DIM + 16 / sizeof(X_T))
 #define KV_PITCH (HEAD_DIM + 16 / sizeof(KV_T))
 #define WEIGHT_PITCH (ROWS + 4)
-
-#define NO_MAXIMUM -1e30f
-#define MASKED -2e30f
-
-struct AttentionPrefillArgs {
-    Step step;
-    const X_T* q;
-    const KV_T* cache;
-    OUT_T* out;
-    u32 q_stride;
-    u32 out_stride;
-    f32 scale; // times log2(e)
-    u32 reserved;
-    GATE_ARGS
-};
 
 // The scales of the keys and values of a tile, where they have any.
 template <bool SCALED> struct Scales {};

@@ -16,8 +16,7 @@
 // One block a multiprocessor at HEAD_DIM 256: 64 rows x 2 heads and two stages of 64 keys are 198 KiB. Rows in shared
 // memory are HEAD_DIM + 8 elements apart, an odd number of 16 bytes, so that the eight rows of a matrix lie in
 // different banks.
-#include "attention_gate.h"
-#include "kv_cache.h"
+#include "attention_prefill.h"
 
 #define ROWS (KX_PIECE * QUERIES)
 #define PITCH (HEAD_DIM + 8)
@@ -26,21 +25,6 @@
 #define TILE (KEY_TILE * PITCH)
 // Copies of 16 bytes for one block of keys or of values.
 #define COPIES (KX_BLOCK * HEAD_DIM / 8)
-
-#define NO_MAXIMUM -1e30f
-#define MASKED -2e30f
-
-struct AttentionPrefillArgs {
-    Step step;
-    const X_T* q;
-    const KV_T* cache;
-    OUT_T* out;
-    u32 q_stride;
-    u32 out_stride;
-    f32 scale; // times log2(e)
-    u32 reserved;
-    GATE_ARGS
-};
 
 // Block ids of a tile; behind the last block that one again.
 KX_DEV void load_ids(u32 ids[KEY_BLOCKS], const u32* blocks, u32 tile, u32 last_block) {

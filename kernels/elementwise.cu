@@ -45,8 +45,8 @@ template <class Function> KX_DEV void pairwise(const PairArgs& args) {
     for (u32 i = 0; i < ROWS_EACH; i++) {
         const u64 row = at.row + i * ROW_LANES;
         if (row < rows) {
-            load(a[i], args.a + row * args.a_stride + at.column);
-            load(b[i], args.b + row * args.b_stride + at.column);
+            kx_load_vector(a[i], args.a + row * args.a_stride + at.column);
+            kx_load_vector(b[i], args.b + row * args.b_stride + at.column);
         }
     }
     KX_UNROLL
@@ -55,7 +55,7 @@ template <class Function> KX_DEV void pairwise(const PairArgs& args) {
         if (row < rows) {
             KX_UNROLL
             for (u32 j = 0; j < VECTOR; j++) a[i][j] = Function::of(a[i][j], b[i][j]);
-            store(args.out + row * args.out_stride + at.column, a[i]);
+            kx_store_vector(args.out + row * args.out_stride + at.column, a[i]);
         }
     }
 }
@@ -85,12 +85,12 @@ template <class From> KX_DEV void pick(const PickArgs<From>& args) {
         const u32 row = at.row + i * ROW_LANES;
         if (row >= rows) continue;
         const u64 picked = kx_token(args.index[row], args.chosen);
-        load(values[i], args.from + picked * args.from_stride + at.column);
+        kx_load_vector(values[i], args.from + picked * args.from_stride + at.column);
     }
     KX_UNROLL
     for (u32 i = 0; i < ROWS_EACH; i++) {
         const u64 row = at.row + i * ROW_LANES;
-        if (row < rows) store(args.out + row * args.out_stride + at.column, values[i]);
+        if (row < rows) kx_store_vector(args.out + row * args.out_stride + at.column, values[i]);
     }
 }
 

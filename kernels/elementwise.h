@@ -15,21 +15,6 @@
 #define ROW_LANES (THREADS / TILE_LANES)
 #define ROWS_EACH (TILE_ROWS / ROW_LANES)
 
-template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
-#if VECTOR == 8
-    kx_load8(out, from);
-#else
-    out[0] = kx_float(*from);
-#endif
-}
-template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
-#if VECTOR == 8
-    kx_store8(to, in);
-#else
-    kx_store(to, in[0]);
-#endif
-}
-
 // Where a thread works: elements `column` and the next of rows `row`, `row` + ROW_LANES, ...
 struct Place {
     u32 row, column;

@@ -57,12 +57,10 @@ KX_DEV void unpack(f32 out[8], const Raw<f32>& raw) {
     out[0] = raw.low.x, out[1] = raw.low.y, out[2] = raw.low.z, out[3] = raw.low.w;
     out[4] = raw.high.x, out[5] = raw.high.y, out[6] = raw.high.z, out[7] = raw.high.w;
 }
-template <class X> KX_DEV void store(X* to, const f32 in[8]) { kx_store8(to, in); }
 #else
 template <class X> struct Raw { X value; };
 template <class X> KX_DEV Raw<X> fetch(const X* from) { return Raw<X>{kx_load(from)}; }
 template <class X> KX_DEV void unpack(f32 out[1], const Raw<X>& raw) { out[0] = kx_float(raw.value); }
-template <class X> KX_DEV void store(X* to, const f32 in[1]) { kx_store(to, in[0]); }
 #endif
 
 #ifdef HEAD_LANES
@@ -165,7 +163,7 @@ KX_KERNEL(ENTRY, GdnConvArgs, THREADS) {
             const u32 row = segment.len + j - KEPT;
             f32 kept[VECTOR];
             unpack(kept, fetch(x + (u64)row * args.x_stride));
-            store(state + (segment.position + row) % TAPS * args.channels, kept);
+            kx_store_vector(state + (segment.position + row) % TAPS * args.channels, kept);
         }
     }
 
@@ -195,7 +193,7 @@ KX_KERNEL(ENTRY, GdnConvArgs, THREADS) {
 #endif
                 KX_UNROLL
                 for (u32 c = 0; c < VECTOR; c++) sum[c] = kx_saturated(sum[c], OUT_T());
-                if (inside) store(out + (u64)(row + i) * args.out_stride, sum);
+                if (inside) kx_store_vector(out + (u64)(row + i) * args.out_stride, sum);
             }
         }
     }

@@ -23,13 +23,11 @@ struct GdnGatesArgs {
 KX_KERNEL(gdn_gates, GdnGatesArgs, THREADS) {
     kx_let_next_start();
     const u32 rows = *args.rows;
-    bool waited = false;
     for (u32 i = kx_tid(); i < ROWS * HEADS; i += THREADS) {
         const u64 row = kx_block_x() * ROWS + i / HEADS;
         const u32 head = i % HEADS;
         const f32 bias = args.dt_bias[head], a_log = args.a_log[head];
-        if (!waited) kx_wait_for_previous();
-        waited = true;
+        kx_wait_for_previous();
         if (row >= rows) return;
         const f32 b = kx_float(args.b[row * args.b_stride + head]);
         const f32 decay = log_decay(kx_float(args.a[row * args.a_stride + head]), a_log, bias);

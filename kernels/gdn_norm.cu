@@ -15,21 +15,6 @@
 
 #define ITEMS ((HEAD_DIM + LANES * VECTOR - 1) / (LANES * VECTOR))
 
-template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
-#if VECTOR == 8
-    kx_load8(out, from);
-#else
-    out[0] = kx_float(*from);
-#endif
-}
-template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
-#if VECTOR == 8
-    kx_store8(to, in);
-#else
-    kx_store(to, in[0]);
-#endif
-}
-
 // Where a lane works: a head of rows `row` and the next, elements `element` and LANES * VECTOR further each.
 struct Place {
     u32 row, head, element;
@@ -44,7 +29,7 @@ template <class T> KX_DEV void load_head(f32 out[ITEMS][VECTOR], const T* from, 
     for (u32 item = 0; item < ITEMS; item++) {
         const u32 element = at.element + item * LANES * VECTOR;
         if (exists && element < HEAD_DIM) {
-            load(out[item], from + at.head * HEAD_DIM + element);
+            kx_load_vector(out[item], from + at.head * HEAD_DIM + element);
         } else {
             KX_UNROLL
             for (u32 i = 0; i < VECTOR; i++) out[item][i] = 0.0f;
@@ -81,7 +66,7 @@ KX_KERNEL(gated_rms_norm, GatedRmsNormArgs, THREADS) {
     KX_UNROLL
     for (u32 item = 0; item < ITEMS; item++) {
         const u32 element = at.element + item * LANES * VECTOR;
-        if (element < HEAD_DIM) load(weight[item], args.weight + element);
+        if (element < HEAD_DIM) kx_load_vector(weight[item], args.weight + element);
     }
 
     const u32 rows = *args.rows;
@@ -106,7 +91,7 @@ KX_KERNEL(gated_rms_norm, GatedRmsNormArgs, THREADS) {
                 for (u32 c = 0; c < VECTOR; c++) {
                     x[i][item][c] = weight[item][c] * (x[i][item][c] * factor) * kx_silu(gate[i][item][c]);
                 }
-                if (element < HEAD_DIM) store(out + element, x[i][item]);
+                if (element < HEAD_DIM) kx_store_vector(out + element, x[i][item]);
             }
         }
     }
@@ -143,7 +128,7 @@ KX_KERNEL(l2_norm, L2NormArgs, THREADS) {
                 const u32 element = at.element + item * LANES * VECTOR;
                 KX_UNROLL
                 for (u32 c = 0; c < VECTOR; c++) x[i][item][c] *= factor;
-                if (element < HEAD_DIM) store(out + element, x[i][item]);
+                if (element < HEAD_DIM) kx_store_vector(out + element, x[i][item]);
             }
         }
     }

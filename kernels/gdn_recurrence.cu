@@ -13,11 +13,7 @@
 //
 // Defines: X_T, KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM, LANES (8, 16 or 32), VECTOR (4 where KEY_DIM is a multiple of
 // it and q and k begin at multiples of 4 elements, else 1), ROWS, THREADS; LONG, to leave single tokens to gdn_step.cu.
-#include "step.h"
-
-#define ITEMS ((KEY_DIM + LANES * VECTOR - 1) / (LANES * VECTOR))
-#define GROUPS (THREADS / LANES)
-#define SLICE (GROUPS * ROWS)
+#include "gdn_state.h"
 
 struct GdnRecurrenceArgs {
     Step step;
@@ -30,25 +26,6 @@ struct GdnRecurrenceArgs {
     X_T* out;
     u32 q_stride, k_stride, v_stride, beta_stride, decay_stride, out_stride;
 };
-
-#if VECTOR == 4
-KX_DEV void load(f32 out[4], const f32* from) {
-    const f32x4 all = kx_load((const f32x4*)from);
-    out[0] = all.x, out[1] = all.y, out[2] = all.z, out[3] = all.w;
-}
-template <class X> KX_DEV void load(f32 out[4], const X* from) {
-    const u32x2 words = kx_load((const u32x2*)from);
-    X x;
-    x.bits = (u16)words.x, out[0] = kx_float(x);
-    x.bits = (u16)(words.x >> 16), out[1] = kx_float(x);
-    x.bits = (u16)words.y, out[2] = kx_float(x);
-    x.bits = (u16)(words.y >> 16), out[3] = kx_float(x);
-}
-KX_DEV void store(f32* to, const f32 in[4]) { *(f32x4*)to = f32x4{in[0], in[1], in[2], in[3]}; }
-#else
-template <class X> KX_DEV void load(f32 out[1], const X* from) { out[0] = kx_float(*from); }
-KX_DEV void store(f32* to, const f32 in[1]) { *to = in[0]; }
-#endif
 
 // What a token brings to this lane.
 struct Token {
@@ -70,8 +47,8 @@ KX_DEV void load_token(Token& token, const GdnRecurrenceArgs& args, u64 row, con
     for (u32 item = 0; item < ITEMS; item++) {
         const u32 element = at.element + item * LANES * VECTOR;
         if (element < KEY_DIM) {
-            load(token.q[item], q + element);
-            load(token.k[item], k + element);
+            kx_load_vector(token.q[item], q + element);
+            kx_load_vector(token.k[item], k + element);
         } else {
             KX_UNROLL
             for (u32 i = 0; i < VECTOR; i++) token.q[item][i] = token.k[item][i] = 0.0f;
@@ -87,34 +64,6 @@ KX_DEV void load_token(Token& token, const GdnRecurrenceArgs& args, u64 row, con
     token.decay = args.decay[row * args.decay_stride + at.head];
 }
 
-KX_DEV f32 dot(const f32 a[ITEMS][VECTOR], const f32 b[ITEMS][VECTOR]) {
-    f32 sum = 0.0f;
-    KX_UNROLL
-    for (u32 item = 0; item < ITEMS; item++) {
-        KX_UNROLL
-        for (u32 i = 0; i < VECTOR; i++) sum = kx_fma(a[item][i], b[item][i], sum);
-    }
-    return kx_group_sum<LANES>(sum);
-}
-
-// Rows of S where there are any, else zeros.
-KX_DEV void load_state(f32 state[ROWS][ITEMS][VECTOR], const f32* rows, const Place& at, bool exists) {
-    KX_UNROLL
-    for (u32 r = 0; r < ROWS; r++) {
-        const u32 value = at.value + r * GROUPS;
-        KX_UNROLL
-        for (u32 item = 0; item < ITEMS; item++) {
-            const u32 element = at.element + item * LANES * VECTOR;
-            if (exists && value < VALUE_DIM && element < KEY_DIM) {
-                load(state[r][item], rows + value * KEY_DIM + element);
-            } else {
-                KX_UNROLL
-                for (u32 i = 0; i < VECTOR; i++) state[r][item][i] = 0.0f;
-            }
-        }
-    }
-}
-
 KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
     kx_let_next_start();
     const bool exists = kx_block_z() < args.step.header->recurrent;
@@ -126,13 +75,13 @@ KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
 
     // Unless the scan has the first rows of this sequence, the state is that of an earlier step.
     f32 state[ROWS][ITEMS][VECTOR];
-    load_state(state, rows, at, exists && piece.position > 0 && segment.scan == 0);
+    load_state(state, rows, at.value, at.element, exists && piece.position > 0 && segment.scan == 0);
     kx_wait_for_previous();
     if (!exists) return;
 #ifdef LONG
     if (segment.len == 1) return;
 #endif
-    if (segment.scan > 0) load_state(state, rows, at, true);
+    if (segment.scan > 0) load_state(state, rows, at.value, at.element, true);
     Token next;
     load_token(next, args, piece.row, at);
 
@@ -166,7 +115,7 @@ KX_KERNEL(gdn_recurrence, GdnRecurrenceArgs, THREADS) {
         KX_UNROLL
         for (u32 item = 0; item < ITEMS; item++) {
             const u32 element = at.element + item * LANES * VECTOR;
-            if (value < VALUE_DIM && element < KEY_DIM) store(rows + value * KEY_DIM + element, state[r][item]);
+            if (value < VALUE_DIM && element < KEY_DIM) kx_store_vector(rows + value * KEY_DIM + element, state[r][item]);
         }
     }
 }

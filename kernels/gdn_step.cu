@@ -14,11 +14,9 @@
 // Defines: X_T, OUT_T, KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM, TAPS, LANES (8, 16 or 32), VECTOR (4 where KEY_DIM is
 // a multiple of it, else 1), ROWS, THREADS.
 #include "gdn_gates.h"
+#include "gdn_state.h"
 #include "gdn_window.h"
 
-#define ITEMS ((KEY_DIM + LANES * VECTOR - 1) / (LANES * VECTOR))
-#define GROUPS (THREADS / LANES)
-#define SLICE (GROUPS * ROWS)
 #define WAVES (THREADS / KX_WAVE)
 #define QUERIES (KEY_HEADS * KEY_DIM)
 #define CHANNELS (2 * QUERIES + VALUE_HEADS * VALUE_DIM)
@@ -40,17 +38,6 @@ struct GdnStepArgs {
     u32 x_stride, b_stride, a_stride, out_stride;
     f32 scale, eps;
 };
-
-#if VECTOR == 4
-KX_DEV void load(f32 out[4], const f32* from) {
-    const f32x4 all = kx_load((const f32x4*)from);
-    out[0] = all.x, out[1] = all.y, out[2] = all.z, out[3] = all.w;
-}
-KX_DEV void store(f32* to, const f32 in[4]) { *(f32x4*)to = f32x4{in[0], in[1], in[2], in[3]}; }
-#else
-KX_DEV void load(f32 out[1], const f32* from) { out[0] = *from; }
-KX_DEV void store(f32* to, const f32 in[1]) { *to = in[0]; }
-#endif
 
 // What the block's threads tell each other.
 struct Room {
@@ -77,16 +64,6 @@ KX_DEV Own own_channel(Room& room, u32 item) {
     return Own{2 * QUERIES + head * VALUE_DIM + (wanted ? value : 0), room.values + (wanted ? i - 2 * KEY_DIM : 0), wanted};
 }
 
-KX_DEV f32 dot(const f32 a[ITEMS][VECTOR], const f32 b[ITEMS][VECTOR]) {
-    f32 sum = 0.0f;
-    KX_UNROLL
-    for (u32 item = 0; item < ITEMS; item++) {
-        KX_UNROLL
-        for (u32 i = 0; i < VECTOR; i++) sum = kx_fma(a[item][i], b[item][i], sum);
-    }
-    return kx_group_sum<LANES>(sum);
-}
-
 KX_KERNEL(gdn_step, GdnStepArgs, THREADS) {
     KX_SHARED Room room;
     kx_let_next_start();
@@ -110,20 +87,7 @@ KX_KERNEL(gdn_step, GdnStepArgs, THREADS) {
     f32* const rows = args.state + ((u64)segment.slot * VALUE_HEADS + head) * ((u64)VALUE_DIM * KEY_DIM);
     const u32 first_value = kx_block_x() * SLICE + kx_tid() / LANES;
     f32 state[ROWS][ITEMS][VECTOR];
-    KX_UNROLL
-    for (u32 r = 0; r < ROWS; r++) {
-        const u32 value = first_value + r * GROUPS;
-        KX_UNROLL
-        for (u32 item = 0; item < ITEMS; item++) {
-            const u32 element = (item * LANES + lane) * VECTOR;
-            if (has_state && value < VALUE_DIM && element < KEY_DIM) {
-                load(state[r][item], rows + value * KEY_DIM + element);
-            } else {
-                KX_UNROLL
-                for (u32 i = 0; i < VECTOR; i++) state[r][item][i] = 0.0f;
-            }
-        }
-    }
+    load_state(state, rows, first_value, lane * VECTOR, has_state);
 
     X_T* const window = args.window + (u64)segment.slot * TAPS * CHANNELS;
     X_T now[OWN_ITEMS], before[OWN_ITEMS][WINDOW];
@@ -182,8 +146,8 @@ KX_KERNEL(gdn_step, GdnStepArgs, THREADS) {
     for (u32 item = 0; item < ITEMS; item++) {
         const u32 element = (item * LANES + lane) * VECTOR;
         const bool exists = element < KEY_DIM;
-        load(q[item], room.queries + (exists ? element : 0));
-        load(k[item], room.keys + (exists ? element : 0));
+        kx_load_vector(q[item], room.queries + (exists ? element : 0));
+        kx_load_vector(k[item], room.keys + (exists ? element : 0));
         KX_UNROLL
         for (u32 i = 0; i < VECTOR; i++) {
             q[item][i] = exists ? q[item][i] * query_factor : 0.0f;
@@ -205,7 +169,7 @@ KX_KERNEL(gdn_step, GdnStepArgs, THREADS) {
             const u32 element = (item * LANES + lane) * VECTOR;
             KX_UNROLL
             for (u32 i = 0; i < VECTOR; i++) state[r][item][i] = kx_fma(delta, k[item][i], decay * state[r][item][i]);
-            if (value < VALUE_DIM && element < KEY_DIM) store(rows + value * KEY_DIM + element, state[r][item]);
+            if (value < VALUE_DIM && element < KEY_DIM) kx_store_vector(rows + value * KEY_DIM + element, state[r][item]);
         }
     }
 }

@@ -4,14 +4,6 @@
 #pragma once
 #include "gemv_around.h"
 
-#if PROLOGUE_VECTOR == 8
-template <class A> KX_DEV void load_part(f32 out[8], const A* from) { kx_load8(out, from); }
-template <class A> KX_DEV void store_part(A* to, const f32 in[8]) { kx_store8(to, in); }
-#else
-template <class A> KX_DEV void load_part(f32 out[1], const A* from) { out[0] = kx_float(*from); }
-template <class A> KX_DEV void store_part(A* to, const f32 in[1]) { kx_store(to, in[0]); }
-#endif
-
 // The rows of x that a block takes: `here` of them; the first is there wherever the grid has a block.
 struct Source {
     const X_T* x;
@@ -27,7 +19,7 @@ KX_DEV void fill_up(OPERAND_T* kept) {
         f32 zeros[PROLOGUE_VECTOR] = {};
         for (u32 m = 0; m < ROWS; m++) {
             for (u32 k = INPUTS + kx_tid() * PROLOGUE_VECTOR; k < KEPT_COLUMNS; k += THREADS * PROLOGUE_VECTOR) {
-                store_part(kept + KEPT(m, k), zeros);
+                kx_store_vector(kept + KEPT(m, k), zeros);
             }
         }
     }
@@ -59,7 +51,7 @@ KX_DEV void make(const Prologue& prologue, OPERAND_T* kept, const Source& source
             KX_UNROLL_BY(4)
             for (u32 k = kx_tid() * PROLOGUE_VECTOR; k < INPUTS; k += THREADS * PROLOGUE_VECTOR) {
                 f32 x[PROLOGUE_VECTOR];
-                load_part(x, source.x + (u64)m * source.x_stride + k);
+                kx_load_vector(x, source.x + (u64)m * source.x_stride + k);
                 KX_UNROLL
                 for (u32 i = 0; i < PROLOGUE_VECTOR; i++) sum = kx_fma(x[i], x[i], sum);
             }
@@ -79,13 +71,13 @@ KX_DEV void make(const Prologue& prologue, OPERAND_T* kept, const Source& source
         KX_UNROLL_BY(2)
         for (u32 k = kx_tid() * PROLOGUE_VECTOR; k < INPUTS; k += THREADS * PROLOGUE_VECTOR) {
             f32 x[PROLOGUE_VECTOR], norm[PROLOGUE_VECTOR];
-            load_part(norm, prologue.norm + k);
+            kx_load_vector(norm, prologue.norm + k);
             KX_UNROLL
             for (u32 i = 0; i < PROLOGUE_VECTOR; i++) x[i] = 0.0f;
-            if (has_row(source, m)) load_part(x, source.x + (u64)m * source.x_stride + k);
+            if (has_row(source, m)) kx_load_vector(x, source.x + (u64)m * source.x_stride + k);
             KX_UNROLL
             for (u32 i = 0; i < PROLOGUE_VECTOR; i++) x[i] = x[i] * scale * (1.0f + norm[i]);
-            store_part(kept + KEPT(m, k), x);
+            kx_store_vector(kept + KEPT(m, k), x);
         }
     }
 }
@@ -109,7 +101,7 @@ KX_DEV void prepare(Prologue& prologue, const Around& around, f32*) {
     KX_UNROLL
     for (u32 item = 0; item < HEAD_ITEMS; item++) {
         const u32 element = (item * HEAD_LANES + kx_tid() % HEAD_LANES) * PROLOGUE_VECTOR;
-        if (element < HEAD_DIM) load_part(prologue.norm[item], around.norm + element);
+        if (element < HEAD_DIM) kx_load_vector(prologue.norm[item], around.norm + element);
     }
 }
 
@@ -126,8 +118,8 @@ KX_DEV void make(const Prologue& prologue, OPERAND_T* kept, const Source& source
         for (u32 item = 0; item < HEAD_ITEMS; item++) {
             const u32 k = first + item * HEAD_LANES * PROLOGUE_VECTOR;
             if (exists && k < end) {
-                load_part(x[item], source.x + (u64)m * source.x_stride + k);
-                load_part(gate[item], source.gate + (u64)m * source.gate_stride + k);
+                kx_load_vector(x[item], source.x + (u64)m * source.x_stride + k);
+                kx_load_vector(gate[item], source.gate + (u64)m * source.gate_stride + k);
             } else {
                 KX_UNROLL
                 for (u32 i = 0; i < PROLOGUE_VECTOR; i++) x[item][i] = gate[item][i] = 0.0f;
@@ -144,7 +136,7 @@ KX_DEV void make(const Prologue& prologue, OPERAND_T* kept, const Source& source
             for (u32 i = 0; i < PROLOGUE_VECTOR; i++) {
                 x[item][i] = prologue.norm[item][i] * (x[item][i] * factor) * kx_silu(gate[item][i]);
             }
-            store_part(kept + KEPT(m, k), x[item]);
+            kx_store_vector(kept + KEPT(m, k), x[item]);
         }
     }
 }

@@ -2,24 +2,14 @@
 //
 // k, v: [T, KV_HEADS * HEAD_DIM] X_T; the cache is laid out as kv_cache.h says. Rounded to KV_T, nothing else.
 // A thread copies eight neighbouring elements; a block takes ROWS rows.
-#include "kv_cache.h"
+#include "kv_append.h"
 
 // Eights of a row: those of its keys, then those of its values.
 #define EIGHTS (2 * KV_HEADS * HEAD_DIM / 8)
 
-struct KvAppendArgs {
-    Step step;
-    const X_T* k;
-    const X_T* v;
-    KV_T* cache;
-    u32 k_stride;
-    u32 v_stride;
-};
-
 KX_KERNEL(kv_append, KvAppendArgs, THREADS) {
     kx_let_next_start();
     const u32 rows = args.step.header->tokens;
-    bool waited = false;
     KX_UNROLL
     for (u32 first = 0; first < ROWS * EIGHTS; first += THREADS) {
         const u32 item = first + kx_tid(), row = kx_block_x() * ROWS + item / EIGHTS;
@@ -33,8 +23,7 @@ KX_KERNEL(kv_append, KvAppendArgs, THREADS) {
             const Segment* segment = args.step.segments + args.step.row_segment[row];
             block = kv_block(args.step.block_table + segment->blocks, position);
         }
-        if (!waited) kx_wait_for_previous();
-        waited = true;
+        kx_wait_for_previous();
         if (!exists) continue;
         const u32 within = position % KX_BLOCK * HEAD_DIM + column % HEAD_DIM;
         kv_store(args.cache + kv_keys(block, head) + (value ? KV_VALUES : 0) + within, from + column);

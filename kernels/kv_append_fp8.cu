@@ -2,19 +2,10 @@
 //
 // k, v: [T, KV_HEADS * HEAD_DIM] X_T; the cache is laid out as kv_cache.h says. LANES neighbouring lanes have the keys or
 // the values of one row and head, eight dimensions each; a block takes ROWS rows.
-#include "kv_cache.h"
+#include "kv_append.h"
 
 // Of a row: those of its keys, then those of its values.
 #define ROW_HEADS (2 * KV_HEADS)
-
-struct KvAppendArgs {
-    Step step;
-    const X_T* k;
-    const X_T* v;
-    KV_T* cache;
-    u32 k_stride;
-    u32 v_stride;
-};
 
 KX_KERNEL(kv_append_fp8, KvAppendArgs, THREADS) {
     kx_let_next_start();

@@ -151,6 +151,26 @@ KX_DEV void kx_store8(f32* to, const f32 in[8]) {
 }
 template <class T> KX_DEV void kx_store8_finite(T* to, const f32 in[8]) { kx_store8(to, in); }
 
+// As many neighbouring elements as the array has, 8, 4 or 1, to and from f32. More than one lie at an address that is
+// aligned to their size.
+template <class T> KX_DEV void kx_load_vector(f32 (&out)[8], const T* from) { kx_load8(out, from); }
+template <class T> KX_DEV void kx_load_vector(f32 (&out)[4], const T* from) {
+    const u32x2 words = kx_load((const u32x2*)from);
+    T x;
+    x.bits = (u16)words.x, out[0] = kx_float(x);
+    x.bits = (u16)(words.x >> 16), out[1] = kx_float(x);
+    x.bits = (u16)words.y, out[2] = kx_float(x);
+    x.bits = (u16)(words.y >> 16), out[3] = kx_float(x);
+}
+KX_DEV void kx_load_vector(f32 (&out)[4], const f32* from) {
+    const f32x4 all = kx_load((const f32x4*)from);
+    out[0] = all.x, out[1] = all.y, out[2] = all.z, out[3] = all.w;
+}
+template <class T> KX_DEV void kx_load_vector(f32 (&out)[1], const T* from) { out[0] = kx_float(*from); }
+template <class T> KX_DEV void kx_store_vector(T* to, const f32 (&in)[8]) { kx_store8(to, in); }
+KX_DEV void kx_store_vector(f32* to, const f32 (&in)[4]) { *(f32x4*)to = f32x4{in[0], in[1], in[2], in[3]}; }
+template <class T> KX_DEV void kx_store_vector(T* to, const f32 (&in)[1]) { kx_store(to, in[0]); }
+
 // Functions of the model, in f32.
 #define KX_LOG2E 1.4426950408889634f
 #define KX_LN2 0.6931471805599453f

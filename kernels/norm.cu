@@ -35,35 +35,19 @@ struct RmsNormArgs {
 #endif
 };
 
-template <class T> KX_DEV void load(f32 out[VECTOR], const T* from) {
-#if VECTOR == 8
-    kx_load8(out, from);
-#else
-    out[0] = kx_float(*from);
-#endif
-}
-
-template <class T> KX_DEV void store(T* to, const f32 in[VECTOR]) {
-#if VECTOR == 8
-    kx_store8(to, in);
-#else
-    kx_store(to, in[0]);
-#endif
-}
-
 // Elements of a row that the norm is of; a sum is stored.
-KX_DEV void load_row(f32 out[VECTOR], const RmsNormArgs& args, u64 row, u32 at) {
-    load(out, args.x + row * args.x_stride + at);
+KX_DEV void load_row(f32 (&out)[VECTOR], const RmsNormArgs& args, u64 row, u32 at) {
+    kx_load_vector(out, args.x + row * args.x_stride + at);
 #ifdef B_T
     f32 b[VECTOR];
-    load(b, args.b + row * args.b_stride + at);
+    kx_load_vector(b, args.b + row * args.b_stride + at);
     KX_UNROLL
     for (u32 j = 0; j < VECTOR; j++) out[j] = kx_rounded(out[j] + b[j], SUM_T());
 #endif
 }
-KX_DEV void store_sum(const RmsNormArgs& args, u64 row, u32 at, const f32 sum[VECTOR]) {
+KX_DEV void store_sum(const RmsNormArgs& args, u64 row, u32 at, const f32 (&sum)[VECTOR]) {
 #ifdef B_T
-    store(args.sum + row * args.sum_stride + at, sum);
+    kx_store_vector(args.sum + row * args.sum_stride + at, sum);
 #endif
 }
 #ifdef B_T
@@ -83,7 +67,7 @@ KX_KERNEL(SHORT, RmsNormArgs, THREADS) {
     KX_UNROLL
     for (u32 item = 0; item < ITEMS; item++) {
         const u32 at = (item * THREADS + kx_tid()) * VECTOR;
-        if (at < WIDTH) load(weight[item], args.weight + at);
+        if (at < WIDTH) kx_load_vector(weight[item], args.weight + at);
     }
 
     const u32 rows = *args.rows, first = kx_block_x() * ROWS;
@@ -131,7 +115,7 @@ KX_KERNEL(SHORT, RmsNormArgs, THREADS) {
                 KX_UNROLL
                 for (u32 j = 0; j < VECTOR; j++) out[j] = x[i][item][j] * scale * (1.0f + weight[item][j]);
                 store_sum(args, first + i, at, x[i][item]);
-                store(args.out + (u64)(first + i) * args.out_stride + at, out);
+                kx_store_vector(args.out + (u64)(first + i) * args.out_stride + at, out);
             }
         }
     }
@@ -161,11 +145,11 @@ KX_KERNEL(LONG, RmsNormArgs, THREADS) {
     const f32 scale = kx_rsqrt(kx_block_sum<THREADS>(sum, sums) * (1.0f / WIDTH) + args.eps);
     // A thread takes the elements that it has stored.
     for (u32 at = kx_tid() * VECTOR; at < WIDTH; at += THREADS * VECTOR) {
-        load(values, x + at);
-        load(weight, args.weight + at);
+        kx_load_vector(values, x + at);
+        kx_load_vector(weight, args.weight + at);
         KX_UNROLL
         for (u32 j = 0; j < VECTOR; j++) values[j] = values[j] * scale * (1.0f + weight[j]);
-        store(out + at, values);
+        kx_store_vector(out + at, values);
     }
 }
 #endif

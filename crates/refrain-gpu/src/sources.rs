@@ -5,7 +5,7 @@ macro_rules! sources {
 }
 
 /// Files that kernels include.
-pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_fp8.h" "kx_hip.h" "kx_sim.h" "step.h" "attention_decode.h" "attention_gate.h" "elementwise.h" "gdn_chunk.h" "gdn_gates.h" "gdn_window.h" "gemv_around.h" "gemv_prologue.h" "kv_cache.h" "rope.h" "sample.h" "sample_list.h"];
+pub(crate) const HEADERS: &[(&str, &str)] = sources!["kx.h" "kx_cuda.h" "kx_fp8.h" "kx_hip.h" "kx_sim.h" "step.h" "attention.h" "attention_decode.h" "attention_decode_mma.h" "attention_prefill.h" "elementwise.h" "gdn_chunk.h" "gdn_gates.h" "gdn_state.h" "gdn_window.h" "gemv_around.h" "gemv_prologue.h" "kv_append.h" "kv_cache.h" "rope.h" "sample.h" "sample_list.h"];
 
 /// Files with kernels in them.
 pub(crate) const SOURCES: &[(&str, &str)] = sources![

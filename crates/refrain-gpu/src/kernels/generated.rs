@@ -121,7 +121,9 @@ impl Generated {
         let parameters: Vec<String> = (0..leaves.len()).map(|index| format!("f32 a{index}")).collect();
         let arrays = numbered(&|index, _| format!("    f32 a{index}[ROWS_EACH][VECTOR];\n"));
         let loads = numbered(&|index, _| {
-            format!("            load(a{index}[i], args.a{index} + row * args.a{index}_stride + at.column);\n")
+            format!(
+                "            kx_load_vector(a{index}[i], args.a{index} + row * args.a{index}_stride + at.column);\n"
+            )
         });
         let values: Vec<String> = (0..leaves.len()).map(|index| format!("a{index}[i][j]")).collect();
         let mut text = String::new();
@@ -155,7 +157,7 @@ KX_KERNEL(generated, GeneratedArgs, THREADS) {{
             f32 out[VECTOR];
             KX_UNROLL
             for (u32 j = 0; j < VECTOR; j++) out[j] = function({values});
-            store(args.out + row * args.out_stride + at.column, out);
+            kx_store_vector(args.out + row * args.out_stride + at.column, out);
         }}
     }}
 }}

@@ -1,7 +1,12 @@
-// The gate on the result of attention: out = attention * sigmoid(gate), before anything is rounded. Without GATE_T there is
-// none. gate: [T, HEADS * HEAD_DIM] GATE_T with a row stride in elements.
+// What all kernels of attention share: the cache, the bounds of scores, and the gate on the result,
+// out = attention * sigmoid(gate), before anything is rounded. Without GATE_T there is none.
+// gate: [T, HEADS * HEAD_DIM] GATE_T with a row stride in elements.
 #pragma once
-#include "kx.h"
+#include "kv_cache.h"
+
+// Below all scores, yet finite: a masked score is twice as low as the maximum of no scores, so its weight is 0.
+#define NO_MAXIMUM -1e30f
+#define MASKED -2e30f
 
 #ifdef GATE_T
 #define GATE_ARGS \
