@@ -99,6 +99,19 @@ pub fn cases(target: &Target, scale: Scale) -> Vec<Case> {
     groups.iter().flat_map(|cases| cases(target, scale)).collect()
 }
 
+/// Runs cases and says of each that fails by how much, or why it could not run.
+pub fn failures<'a>(rig: &Rig, cases: impl IntoIterator<Item = &'a Case>) -> Vec<String> {
+    let failure = |case: &Case| {
+        let what = match (case.run)(rig) {
+            Ok(outcome) if outcome.passes() => return None,
+            Ok(outcome) => format!("error {:.2e}, allowed {:.2e}", outcome.error, outcome.tolerance),
+            Err(error) => error.to_string(),
+        };
+        Some(format!("{} {}: {what}", case.kernel, case.name))
+    };
+    cases.into_iter().filter_map(failure).collect()
+}
+
 /// Cases that time products of one row in many ways, to choose the constants of kernels by. All are right.
 pub fn plans(target: &Target) -> Vec<Case> {
     linear::plans(target)

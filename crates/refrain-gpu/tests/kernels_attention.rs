@@ -1,6 +1,6 @@
 //! Attention, the cache and the rotary embedding on the simulated GPU, against double precision.
 
-use refrain_gpu::check::{Case, Rig, Scale, cases};
+use refrain_gpu::check::{Case, Rig, Scale, cases, failures};
 use refrain_sim::{Order, SimOptions, SimRuntime};
 
 const KERNELS: [&str; 3] = ["qk_norm_rope", "kv_append", "attention"];
@@ -12,17 +12,7 @@ fn run(wave: u32, order: Order, processors: u32, step: usize) {
     let group: Vec<Case> =
         cases(&rig.target, Scale::Ragged).into_iter().filter(|case| KERNELS.contains(&case.kernel)).collect();
     assert!(group.len() > 20, "the group has {} cases", group.len());
-    let mut failed = Vec::new();
-    for case in group.iter().step_by(step) {
-        match (case.run)(&rig) {
-            Ok(outcome) if outcome.passes() => {}
-            Ok(outcome) => failed.push(format!(
-                "{} ({}): error {:.2e}, at most {:.2e}",
-                case.kernel, case.name, outcome.error, outcome.tolerance
-            )),
-            Err(error) => failed.push(format!("{} ({}): {error}", case.kernel, case.name)),
-        }
-    }
+    let failed = failures(&rig, group.iter().step_by(step));
     assert!(failed.is_empty(), "wave {wave}, {order:?}:\n{}", failed.join("\n"));
 }
 

@@ -1,6 +1,6 @@
 //! The kernels of Gated DeltaNet on the simulated GPU, against double precision.
 
-use refrain_gpu::check::{Case, Rig, Scale, cases};
+use refrain_gpu::check::{Case, Rig, Scale, cases, failures};
 use refrain_sim::{Order, SimOptions, SimRuntime};
 
 const KERNELS: [&str; 5] = ["gdn_conv", "l2_norm", "gated_rms_norm", "gdn_gates", "gdn_scan"];
@@ -15,17 +15,8 @@ fn run(options: SimOptions, shared_bytes: u32, wanted: impl Fn(usize, &Case) -> 
     let group: Vec<Case> =
         cases(&rig.target, Scale::Ragged).into_iter().filter(|case| KERNELS.contains(&case.kernel)).collect();
     assert!(group.len() > 60, "the group has {} cases", group.len());
-    let mut failures = Vec::new();
-    for (_, case) in group.iter().enumerate().filter(|(index, case)| wanted(*index, case)) {
-        match (case.run)(&rig) {
-            Ok(outcome) if outcome.passes() => {}
-            Ok(outcome) => failures.push(format!(
-                "{} {}: error {:.2e}, allowed {:.2e}",
-                case.kernel, case.name, outcome.error, outcome.tolerance
-            )),
-            Err(error) => failures.push(format!("{} {}: {error}", case.kernel, case.name)),
-        }
-    }
+    let chosen = group.iter().enumerate().filter(|(index, case)| wanted(*index, case)).map(|(_, case)| case);
+    let failures = failures(&rig, chosen);
     assert!(failures.is_empty(), "waves of {wave}:\n{}", failures.join("\n"));
 }
 

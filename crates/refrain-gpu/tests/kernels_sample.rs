@@ -2,7 +2,7 @@
 
 use refrain_device::Runtime;
 use refrain_gpu::Target;
-use refrain_gpu::check::{Case, Rig, Scale, cases};
+use refrain_gpu::check::{Case, Rig, Scale, cases, failures};
 use refrain_sim::{Order, SimOptions, SimRuntime};
 
 /// Runs the cases of this group that `wanted` chooses, and names those that fail.
@@ -14,14 +14,7 @@ fn run(wave: u32, order: Order, seed: u64, wanted: impl Fn(usize) -> bool) {
     let group = cases(&target, Scale::Ragged).into_iter().filter(|case| case.kernel == "sample");
     let chosen: Vec<Case> = group.enumerate().filter(|(index, _)| wanted(*index)).map(|(_, case)| case).collect();
     assert!(!chosen.is_empty());
-    let mut failures = Vec::new();
-    for case in chosen {
-        match (case.run)(&rig) {
-            Ok(outcome) if outcome.passes() => {}
-            Ok(outcome) => failures.push(format!("{}: error {:.2e}", case.name, outcome.error)),
-            Err(error) => failures.push(format!("{}: {error}", case.name)),
-        }
-    }
+    let failures = failures(&rig, &chosen);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

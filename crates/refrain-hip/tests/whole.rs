@@ -5,7 +5,7 @@
 mod support;
 
 use refrain_device::{Backend, DeviceError, Runtime, Segment, Step};
-use refrain_gpu::check::{Rig, Scale, cases};
+use refrain_gpu::check::{Rig, Scale, cases, failures};
 use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions, Target};
 use refrain_program::{BuildOptions, Dtype};
 use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, target_dir};
@@ -19,25 +19,13 @@ fn kernels_match_double_precision_by_way_of_hip() {
     let runtime = fake.open();
     let target = Target::from(runtime.info());
     let rig = Rig::new(runtime, 906, false).unwrap();
-    let (mut run, mut failures) = (0, Vec::new());
     // Of each kernel one case: the simulated GPU runs them all.
     let mut seen = std::collections::BTreeSet::new();
-    for case in cases(&target, Scale::Ragged) {
-        if !seen.insert(case.kernel) {
-            continue;
-        }
-        run += 1;
-        match (case.run)(&rig) {
-            Ok(outcome) if outcome.passes() => {}
-            Ok(outcome) => failures.push(format!(
-                "{} {}: error {:.2e}, allowed {:.2e}",
-                case.kernel, case.name, outcome.error, outcome.tolerance
-            )),
-            Err(error) => failures.push(format!("{} {}: {error}", case.kernel, case.name)),
-        }
-    }
+    let mut chosen = cases(&target, Scale::Ragged);
+    chosen.retain(|case| seen.insert(case.kernel));
+    let failures = failures(&rig, &chosen);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(run >= 10, "only {run} kernels");
+    assert!(chosen.len() >= 10, "only {} kernels", chosen.len());
 }
 
 /// A model on a machine, in f32; `None` when its checkpoint can't be made.
