@@ -5,7 +5,7 @@ use crate::loader::Kernels;
 use crate::lower::{Action, Lowered};
 use crate::marks::Marks;
 use crate::{LaunchSpec, StepCounts};
-use refrain_device::{DeviceError, DevicePtr, FunctionId, GemmOperands, GemmShape, Launch, Runtime, StreamId};
+use refrain_device::{DeviceError, DevicePtr, FunctionId, Gemm, GemmOperands, GemmShape, Launch, Runtime, StreamId};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -17,6 +17,13 @@ pub(crate) struct Queue<'a> {
     pub gemm_workspace: (DevicePtr, usize),
     /// Told what was enqueued, where steps are traced.
     pub marks: Option<&'a Marks>,
+}
+
+impl Queue<'_> {
+    /// The library of products, where ops were lowered for one.
+    fn library(&self) -> &dyn Gemm {
+        self.runtime.gemm().expect("it was lowered for a library of products")
+    }
 }
 
 /// Ops in the order in which they are enqueued.
@@ -78,48 +85,43 @@ impl OpList {
         Ok(())
     }
 
-    /// Runs every product of the library that a step with these counts has and that is not in `known`: a library loads
-    /// its kernels when they are first used, which is not allowed in a recording.
+    /// The products of the library that a step with these counts has and that are not in `known`, which they join.
+    fn new_products(
+        &self,
+        counts: &StepCounts,
+        queue: &Queue<'_>,
+        known: &mut HashSet<GemmShape>,
+    ) -> impl Iterator<Item = (GemmShape, GemmOperands)> {
+        let products = self.ops.iter().flat_map(move |op| {
+            let (rows, actions) = op.actions(counts);
+            actions.iter().filter_map(move |action| action.product(rows, queue))
+        });
+        products.filter(|(shape, _)| known.insert(*shape))
+    }
+
+    /// Runs each product of the library that a step with these counts has and that is not in `known`: a library loads its
+    /// kernels when they are first used, which is not allowed in a recording.
     pub fn warm_library(
         &self,
         counts: &StepCounts,
         queue: &Queue<'_>,
         known: &mut HashSet<GemmShape>,
     ) -> Result<(), DeviceError> {
-        for op in &self.ops {
-            let (rows, actions) = op.actions(counts);
-            for action in actions {
-                if let &ReadyAction::Gemm { shape, .. } = action
-                    && known.insert(GemmShape { m: rows as usize, ..shape })
-                {
-                    run(action, rows, counts, queue)?;
-                }
-            }
-        }
-        Ok(())
+        // SAFETY: all addresses are in the arena, and before the first step nobody else uses the stream.
+        let run = |(shape, operands)| unsafe { queue.library().run(queue.stream, &shape, &operands) };
+        self.new_products(counts, queue, known).try_for_each(run)
     }
 
-    /// Measures the library's candidates for every product that a step with these counts has and that is not in `known`,
-    /// and keeps the fastest of each.
+    /// Measures the library's candidates for each of these products, and keeps the fastest.
     pub fn tune_library(
         &self,
         counts: &StepCounts,
         queue: &Queue<'_>,
         known: &mut HashSet<GemmShape>,
     ) -> Result<(), DeviceError> {
-        for op in &self.ops {
-            let (rows, actions) = op.actions(counts);
-            for action in actions {
-                let &ReadyAction::Gemm { shape, x, weight, out } = action else { continue };
-                let shape = GemmShape { m: rows as usize, ..shape };
-                let Some(gemm) = queue.runtime.gemm().filter(|_| known.insert(shape)) else { continue };
-                let (workspace, workspace_bytes) = queue.gemm_workspace;
-                let operands = GemmOperands { x, weight, out, workspace, workspace_bytes };
-                // SAFETY: all addresses are in the arena, and before the first step nobody else uses the stream.
-                unsafe { gemm.tune(queue.stream, &shape, &operands)? };
-            }
-        }
-        Ok(())
+        // SAFETY: as above.
+        let tune = |(shape, operands)| unsafe { queue.library().tune(queue.stream, &shape, &operands) };
+        self.new_products(counts, queue, known).try_for_each(tune)
     }
 
     /// Cuts the list into runs of ops that `recorded` says the same of, and how many launches each has.
@@ -163,6 +165,14 @@ impl ReadyOp {
 }
 
 impl ReadyAction {
+    /// A product of the library, of so many rows.
+    fn product(&self, rows: u32, queue: &Queue<'_>) -> Option<(GemmShape, GemmOperands)> {
+        let &ReadyAction::Gemm { shape, x, weight, out } = self else { return None };
+        let (workspace, workspace_bytes) = queue.gemm_workspace;
+        let operands = GemmOperands { x, weight, out, workspace, workspace_bytes };
+        Some((GemmShape { m: rows as usize, ..shape }, operands))
+    }
+
     /// Whether it has something to do in a step with these counts.
     fn is_in(&self, counts: &StepCounts) -> bool {
         match self {
@@ -187,13 +197,10 @@ fn run(action: &ReadyAction, rows: u32, counts: &StepCounts, queue: &Queue<'_>) 
             // SAFETY: all addresses in the arguments are in the arena, which lives as long as the backend.
             unsafe { queue.runtime.launch(queue.stream, &launch, &spec.arguments) }
         }
-        &ReadyAction::Gemm { shape, x, weight, out } => {
-            let shape = GemmShape { m: rows as usize, ..shape };
-            let (workspace, workspace_bytes) = queue.gemm_workspace;
-            let gemm = queue.runtime.gemm().expect("it was lowered for a library of products");
-            let operands = GemmOperands { x, weight, out, workspace, workspace_bytes };
+        ReadyAction::Gemm { .. } => {
+            let (shape, operands) = action.product(rows, queue).expect("it is one");
             // SAFETY: as above.
-            unsafe { gemm.run(queue.stream, &shape, &operands) }
+            unsafe { queue.library().run(queue.stream, &shape, &operands) }
         }
     }
 }
