@@ -144,8 +144,12 @@ impl GpuBackend {
         let graphs = recorder.record(&options.graphs, |cell| &programs.of(cell, cell.rows).ops)?;
         let recorded = graphs.report.recorded.iter().map(|recorded| recorded.cell);
         let cells: Vec<Cell> = programs.cells().into_iter().chain(recorded).collect();
-        let mut ways: Vec<&str> = cells.iter().map(Cell::way).collect();
-        ways.dedup();
+        let mut ways: Vec<&str> = Vec::new();
+        for way in cells.iter().map(Cell::way) {
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
 
         let logits_bytes = limits.max_logit_rows * program.vocab_size * 4;
         let info = DeviceInfo {
