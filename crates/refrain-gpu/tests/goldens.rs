@@ -107,3 +107,8 @@ fn compiled_for_few_rows() {
 fn compiled_for_many_rows() {
     check("micro-1-f32", 32, Order::Forward, in_f32, Some(256), Difference::check_f32);
 }
+
+#[test]
+fn compiled_over_e4m3() {
+    check("micro-0-bf16", 32, Order::Forward, in_bf16_over_e4m3, Some(FEW_ROWS), Difference::check_fp8_cache);
+}
