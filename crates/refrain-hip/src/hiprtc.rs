@@ -34,9 +34,11 @@ const NAMES: [&str; 4] = ["libhiprtc.so", "libhiprtc.so.7", "libhiprtc.so.6", "l
 pub struct HiprtcCompiler {
     table: Hiprtc,
     version: String,
-    /// The compiler behind it keeps state of its own, not all of which is safe to share between threads in every version.
-    one_at_a_time: Mutex<()>,
 }
+
+/// Held by whoever compiles. The compiler behind hipRTC keeps state for the process, and two compilations at once crash in
+/// it (HIP 5.2), whichever [`HiprtcCompiler`] they come from.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 impl HiprtcCompiler {
     /// The hipRTC of the HIP library that the options lead to. Needs no device.
@@ -90,7 +92,7 @@ impl HiprtcCompiler {
         }
         // The same number stands for several compilers; the version of HIP, which caches are keyed by too, tells them apart.
         let version = format!("hipRTC {major}.{minor}");
-        Ok(HiprtcCompiler { table, version, one_at_a_time: Mutex::new(()) })
+        Ok(HiprtcCompiler { table, version })
     }
 }
 
@@ -108,7 +110,7 @@ impl Compiler for HiprtcCompiler {
         };
         let texts =
             Texts::new(source, arch).map_err(|_| failed("a zero byte in the source or the options".to_owned()))?;
-        let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let program = Program::new(&self.table, &texts).map_err(failed)?;
         let options = pointers(&texts.options);
         // SAFETY: a program that was just created, and as many texts as are counted.

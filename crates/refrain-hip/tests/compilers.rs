@@ -46,6 +46,17 @@ fn hiprtc_compiles_the_whole_dialect() {
 }
 
 #[test]
+fn compilers_of_one_hiprtc_take_turns() {
+    let Some(library) = debian_hip() else { return };
+    let options = HipOptions { library: Some(library), ..HipOptions::default() };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| check_everything(&HiprtcCompiler::load(&options).unwrap(), "gfx906", 64));
+        }
+    });
+}
+
+#[test]
 fn the_same_source_gives_the_same_bytes() {
     let Some(clang) = clang() else { return };
     let compile = || clang.compile(&source("everything.cu", EVERYTHING, &[]), "gfx906").unwrap().image;
