@@ -1,6 +1,6 @@
 //! In which ways a step can be run: as it is or compiled, op by op or replayed from a graph.
 
-use crate::Step;
+use crate::{SCAN_CHUNK, Segment, Step};
 use std::fmt;
 
 /// How much of a step is replayed from graphs that were recorded before.
@@ -25,8 +25,6 @@ pub enum Part {
     Decode,
     /// Steps that are one piece of one prompt, beginning at a multiple of 64.
     Prefill,
-    /// Steps with both: the sequences that decode are replayed, the others launched.
-    Mixed,
 }
 
 /// One way to run some steps. Which one is taken is decided for each step, by what was measured.
@@ -54,8 +52,6 @@ pub struct StepShape {
     pub decodes: u32,
     /// Whether it is one piece of one prompt, from a multiple of 64 on, all of it for the chunked scan.
     pub one_prefill: bool,
-    /// Rows whose logits are wanted.
-    pub logit_rows: u32,
     /// Tokens of the longest sequence, those of the step counted.
     pub context: u32,
 }
@@ -73,18 +69,13 @@ impl Cell {
             Part::Any => true,
             Part::Decode => step.decodes == step.sequences,
             Part::Prefill => return step.one_prefill && step.rows == self.rows,
-            Part::Mixed => return (1..=self.rows).contains(&step.decodes) && step.decodes < step.sequences,
         };
         fits && (self.replay == Replay::None || step.rows <= self.rows)
     }
 
     /// Rows that the graphs have and the step has not.
     pub fn padding(&self, step: &StepShape) -> u32 {
-        match (self.replay, self.part) {
-            (Replay::None, _) => 0,
-            (_, Part::Mixed) => self.rows.saturating_sub(step.decodes),
-            _ => self.rows.saturating_sub(step.rows),
-        }
+        if self.replay == Replay::None { 0 } else { self.rows.saturating_sub(step.rows) }
     }
 
     /// Short name of the way, without the rows: `eager`, `compiled`, `graph`, `compiled+graph`, `piecewise`,
@@ -109,29 +100,40 @@ impl fmt::Display for Cell {
             (_, Part::Any) => "any",
             (_, Part::Decode) => "decode",
             (_, Part::Prefill) => "prefill",
-            (_, Part::Mixed) => "mixed",
         };
         write!(f, "{}({part}, {})", self.way(), self.rows)
+    }
+}
+
+impl Segment {
+    /// Whether it is one generated token.
+    pub fn decodes(&self) -> bool {
+        self.len == 1 && self.scan == 0
+    }
+}
+
+impl StepShape {
+    /// Of a step of these sequences.
+    pub fn of(segments: &[Segment]) -> StepShape {
+        let narrow = |count: usize| u32::try_from(count).expect("a step's numbers are 32-bit");
+        let one_prefill = match segments {
+            [segment] => segment.scan == segment.len && (segment.position as usize).is_multiple_of(SCAN_CHUNK),
+            _ => false,
+        };
+        StepShape {
+            rows: segments.iter().map(|segment| segment.len).sum(),
+            sequences: narrow(segments.len()),
+            decodes: narrow(segments.iter().filter(|segment| segment.decodes()).count()),
+            one_prefill,
+            context: narrow(segments.iter().map(Segment::context).max().unwrap_or(0)),
+        }
     }
 }
 
 impl Step {
     /// What of it decides how it is best run.
     pub fn shape(&self) -> StepShape {
-        let narrow = |count: usize| u32::try_from(count).expect("a step's numbers are 32-bit");
-        let decodes = self.segments.iter().filter(|segment| segment.len == 1 && segment.scan == 0).count();
-        let one_prefill = match self.segments.as_slice() {
-            [segment] => segment.scan == segment.len && (segment.position as usize).is_multiple_of(crate::SCAN_CHUNK),
-            _ => false,
-        };
-        StepShape {
-            rows: narrow(self.tokens.len()),
-            sequences: narrow(self.segments.len()),
-            decodes: narrow(decodes),
-            one_prefill,
-            logit_rows: narrow(self.logit_rows.len()),
-            context: narrow(self.segments.iter().map(crate::Segment::context).max().unwrap_or(0)),
-        }
+        StepShape::of(&self.segments)
     }
 }
 
@@ -145,8 +147,8 @@ mod tests {
 
     #[test]
     fn cells_suit_the_steps_they_were_made_for() {
-        let decode = StepShape { rows: 3, sequences: 3, decodes: 3, logit_rows: 3, context: 9, one_prefill: false };
-        let prefill = StepShape { rows: 128, sequences: 1, decodes: 0, logit_rows: 1, context: 128, one_prefill: true };
+        let decode = StepShape { rows: 3, sequences: 3, decodes: 3, context: 9, one_prefill: false };
+        let prefill = StepShape { rows: 128, sequences: 1, decodes: 0, context: 128, one_prefill: true };
         let mixed = StepShape { rows: 130, sequences: 3, decodes: 2, one_prefill: false, ..prefill };
         let cases = [
             (Cell::EAGER, [true, true, true]),
@@ -154,15 +156,12 @@ mod tests {
             (cell(Replay::Full, Part::Decode, 2), [false, false, false]),
             (cell(Replay::Full, Part::Prefill, 128), [false, true, false]),
             (cell(Replay::Full, Part::Prefill, 192), [false, false, false]),
-            (cell(Replay::Full, Part::Mixed, 2), [false, false, true]),
-            (cell(Replay::Full, Part::Mixed, 1), [false, false, false]),
             (cell(Replay::Piecewise, Part::Any, 128), [true, true, false]),
         ];
         for (cell, suits) in cases {
             assert_eq!([decode, prefill, mixed].map(|step| cell.suits(&step)), suits, "{cell}");
         }
         assert_eq!(cell(Replay::Full, Part::Decode, 4).padding(&decode), 1);
-        assert_eq!(cell(Replay::Full, Part::Mixed, 8).padding(&mixed), 6);
         assert_eq!(Cell::EAGER.padding(&mixed), 0);
     }
 

@@ -379,9 +379,9 @@ mod tests {
             "refrain:step_mode_total{model_name=\"tiny\",phase=\"prefill\",mode=\"eager\",bucket=\"none\"} 1",
             "refrain:step_padding_rows_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",\
              bucket=\"4\"} 1",
-            "refrain:policy_step_seconds{model_name=\"tiny\",phase=\"decode\",rows=\"3\",decodes=\"0-4\",\
+            "refrain:policy_step_seconds{model_name=\"tiny\",phase=\"decode\",rows=\"3\",\
              context=\"1-100\",mode=\"eager\",bucket=\"none\"} 0.25",
-            "refrain:policy_samples{model_name=\"tiny\",phase=\"decode\",rows=\"3\",decodes=\"0-4\",\
+            "refrain:policy_samples{model_name=\"tiny\",phase=\"decode\",rows=\"3\",\
              context=\"1-100\",mode=\"compiled+graph\",bucket=\"4\"} 1.0",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");

@@ -90,6 +90,17 @@ impl Policy {
         entry.candidates[entry.choose(self.mode)].cell
     }
 
+    /// Whether a step is better run as two: its decoding sequences, then the others. Each part reads the weights, so that
+    /// is rare; where launches cost much, replaying the one may be worth it.
+    pub fn splits(&mut self, whole: &StepShape, decoding: &StepShape, others: &StepShape) -> bool {
+        let known = |step: &StepShape| self.entries[self.ranges.index(step)].known();
+        if self.mode != PolicyMode::Measured {
+            return false;
+        }
+        let (Some(decoding), Some(others)) = (known(decoding), known(others)) else { return false };
+        self.entries[self.ranges.index(whole)].splits(decoding + others)
+    }
+
     /// A step begins at `now`, in seconds since any moment, in the cell that this gives.
     pub fn begin(&mut self, step: &StepShape, now: f64) -> Cell {
         let index = self.ranges.index(step);

@@ -40,6 +40,8 @@ pub(crate) struct Runner {
     requests: Requests,
     sampler: Sampler,
     step: Step,
+    /// What is left of a plan that is run as two steps.
+    rest: Option<StepPlan>,
     /// The step that the device works on while the next one is planned.
     in_flight: Option<Flight>,
     pace: Pace,
@@ -67,6 +69,7 @@ impl Runner {
             requests: Requests::new(),
             sampler: Sampler::default(),
             step: Step::default(),
+            rest: None,
             in_flight: None,
             pace: Pace::default(),
             ended: Vec::new(),

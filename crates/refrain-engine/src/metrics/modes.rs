@@ -2,8 +2,9 @@
 
 use crate::policy::{Phase, Policy, PolicyEntry, Span};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use refrain_device::{Cell, Replay};
 use std::fmt::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,6 @@ impl Way {
 struct Place {
     phase: &'static str,
     rows: String,
-    decodes: String,
     context: String,
     mode: &'static str,
     bucket: String,
@@ -41,22 +41,15 @@ impl Place {
         let Way { phase, mode, bucket } = Way::new(entry.alike.phase, &entry.cell);
         let text = |Span { from, to }: Span| if from == to { to.to_string() } else { format!("{from}-{to}") };
         let alike = &entry.alike;
-        Place {
-            phase,
-            rows: text(alike.rows),
-            decodes: text(alike.decodes),
-            context: text(alike.context),
-            mode,
-            bucket,
-        }
+        Place { phase, rows: text(alike.rows), context: text(alike.context), mode, bucket }
     }
 }
 
 impl Collector for StepModes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let (steps, table) = {
+        let (steps, split, table) = {
             let policy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (policy.steps(), policy.table())
+            (policy.steps(), policy.split_steps(), policy.table())
         };
         let mut counter = |name: &str, help: &str, value: fn(&crate::policy::CellSteps) -> u64| {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -68,6 +61,9 @@ impl Collector for StepModes {
         counter("refrain:step_mode", "Steps by what they did and how they were run", |cell| cell.steps)?;
         let help = "Rows that graphs had and the steps had not";
         counter("refrain:step_padding_rows", help, |cell| cell.padding)?;
+        let help = "Steps that were run as two, their decoding sequences before the others";
+        let split = ConstCounter::new(split);
+        split.encode(encoder.encode_descriptor("refrain:steps_split", help, None, split.metric_type())?)?;
         // What is only assumed is left out: the file would be long.
         let measured: Vec<&PolicyEntry> = table.iter().filter(|entry| entry.average.samples > 0).collect();
         let mut gauge = |name: &str, help: &str, value: fn(&PolicyEntry) -> f64| {

@@ -5,7 +5,7 @@ use super::average::Average;
 use super::ranges::{Alike, Phase};
 use super::synthetic::{self, StepWorld};
 use super::{Entry, Policy};
-use refrain_device::{Backend, Cell, DeviceError, Part, Step, StepShape};
+use refrain_device::{Backend, Cell, DeviceError, Step, StepShape};
 
 /// Steps behind a median, at least ...
 const LEAST_SAMPLES: usize = 3;
@@ -162,8 +162,7 @@ fn assumed(entry: &Entry, alike: &Alike, other: &Entry) -> Vec<Average> {
     let averages = entry.candidates.iter().map(|candidate| {
         let way = |cell: &Cell| (cell.compiled, cell.replay, cell.part);
         let same = other.candidates.iter().find(|other| way(&other.cell) == way(&candidate.cell));
-        let rows = if candidate.cell.part == Part::Mixed { alike.decodes.from } else { alike.rows.from };
-        let padded = candidate.cell.rows > rows;
+        let padded = candidate.cell.rows > alike.rows.from;
         match same {
             Some(same) if !padded => Average::assumed(same.average.seconds),
             _ => Average::default(),

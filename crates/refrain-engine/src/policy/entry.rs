@@ -59,6 +59,10 @@ pub(super) struct Entry {
     since_try: u32,
     /// What is being tried, and for how many more steps.
     trying: Option<(usize, u32)>,
+    /// Since one was run whole, how many were run as two; `None` while they are not.
+    apart: Option<u32>,
+    /// Steps that were run as two.
+    pub split: u64,
 }
 
 impl Entry {
@@ -75,7 +79,7 @@ impl Entry {
                 }
             }
         }
-        Entry { candidates, present: 0, since_try: 0, trying: None }
+        Entry { candidates, present: 0, since_try: 0, trying: None, apart: None, split: 0 }
     }
 
     /// The candidate of this rule.
@@ -113,6 +117,27 @@ impl Entry {
             self.since_try = 0;
             self.trying = Some((index, burst));
         }
+    }
+
+    /// Seconds of such a step, where they were measured.
+    pub fn known(&self) -> Option<f64> {
+        let present = self.candidates[self.present].average;
+        (present.samples >= KNOWN).then_some(present.seconds)
+    }
+
+    /// Whether such a step is run as two that take `apart` seconds together. Now and then one is run whole all the same,
+    /// for its average to stay true, unless that costs too much.
+    pub fn splits(&mut self, apart: f64) -> bool {
+        let Some(whole) = self.known() else { return false };
+        let (since, hysteresis) = self.apart.map_or((0, HYSTERESIS), |since| (since, 0.0));
+        if apart >= (1.0 - hysteresis) * whole {
+            self.apart = None;
+            return false;
+        }
+        let again = since >= TRY_EVERY && whole <= TRY_COST * apart;
+        self.apart = Some(if again { 0 } else { since.saturating_add(1) });
+        self.split += u64::from(!again);
+        !again
     }
 
     /// Takes a measurement of a candidate in.
@@ -168,7 +193,6 @@ fn suits(cell: &Cell, alike: &Alike) -> bool {
         Part::Prefill => {
             return alike.phase == Phase::Prefill && alike.rows.from == cell.rows && alike.rows.to == cell.rows;
         }
-        Part::Mixed => return alike.phase == Phase::Mixed && alike.decodes.from > 0 && alike.decodes.to <= cell.rows,
     };
     part && (cell.replay == Replay::None || alike.rows.to <= cell.rows)
 }

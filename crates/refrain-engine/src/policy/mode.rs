@@ -1,6 +1,6 @@
 //! By which rule the cell of a step is chosen.
 
-use refrain_device::{Cell, Part, Replay};
+use refrain_device::{Cell, Replay};
 use std::fmt;
 use std::str::FromStr;
 
@@ -74,7 +74,7 @@ impl PolicyMode {
         match self {
             PolicyMode::Measured => None,
             PolicyMode::Eager => (*cell == Cell::EAGER).then_some((0, 0)),
-            PolicyMode::Static => (cell.part != Part::Mixed).then_some((compiled, replay)),
+            PolicyMode::Static => Some((compiled, replay)),
             PolicyMode::Compiled => (cell.replay == Replay::None).then_some((compiled, 0)),
             PolicyMode::Graph => Some((replay, compiled)),
             PolicyMode::EagerGraph => (!cell.compiled).then_some((replay, 0)),
@@ -102,6 +102,7 @@ impl FromStr for PolicyMode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use refrain_device::Part;
 
     #[test]
     fn names_are_read_as_they_are_written() {

@@ -80,8 +80,6 @@ pub struct Alike {
     pub phase: Phase,
     /// Their rows.
     pub rows: Span,
-    /// Their sequences that decode, in mixed steps.
-    pub decodes: Span,
     /// Tokens of their longest sequence.
     pub context: Span,
 }
@@ -94,8 +92,6 @@ const SHORT_CONTEXT: u32 = 1024;
 pub(super) struct Ranges {
     /// Of the rows, by phase.
     rows: [Axis; 3],
-    /// Of the sequences that decode, by phase: more than one range in mixed steps only.
-    decodes: [Axis; 3],
     contexts: Axis,
 }
 
@@ -105,11 +101,10 @@ impl Ranges {
     pub fn new(cells: &[Cell], limits: &StepLimits) -> Ranges {
         let narrow = |value: usize| u32::try_from(value).expect("a step's numbers are 32-bit");
         let (max_rows, max_sequences) = (narrow(limits.max_tokens), narrow(limits.max_segments));
-        let sizes = |parts: &'static [Part]| {
+        let edges = |parts: &'static [Part]| {
             let made = cells.iter().filter(|cell| cell.replay != Replay::None && parts.contains(&cell.part));
-            made.map(|cell| cell.rows)
+            made.flat_map(|cell| [cell.rows.saturating_sub(1), cell.rows])
         };
-        let edges = |parts| sizes(parts).flat_map(|size| [size.saturating_sub(1), size]);
         let doubling = |first: u32| std::iter::successors(Some(first), |end| end.checked_mul(2));
         // Products of many rows change their way between powers of two.
         let finer = || doubling(16).flat_map(|end| [end, end + end / 2]);
@@ -118,11 +113,6 @@ impl Ranges {
                 Axis::new(1, max_sequences, doubling(1).chain(edges(&[Part::Any, Part::Decode]))),
                 Axis::new(1, max_rows, finer().chain(edges(&[Part::Any, Part::Prefill]))),
                 Axis::new(1, max_rows, finer().chain(edges(&[Part::Any]))),
-            ],
-            decodes: [
-                Axis::new(0, max_sequences, []),
-                Axis::new(0, max_sequences, []),
-                Axis::new(0, max_sequences, std::iter::once(0).chain(sizes(&[Part::Mixed]))),
             ],
             contexts: Axis::new(1, narrow(limits.max_model_len), doubling(SHORT_CONTEXT)),
         }
@@ -134,7 +124,7 @@ impl Ranges {
     }
 
     fn size(&self, phase: Phase) -> usize {
-        self.rows[phase as usize].ends.len() * self.decodes[phase as usize].ends.len() * self.contexts.ends.len()
+        self.rows[phase as usize].ends.len() * self.contexts.ends.len()
     }
 
     fn first(&self, phase: Phase) -> usize {
@@ -144,9 +134,8 @@ impl Ranges {
     /// Number of the kind to which a step belongs.
     pub fn index(&self, step: &StepShape) -> usize {
         let phase = Phase::of(step);
-        let (rows, decodes) = (&self.rows[phase as usize], &self.decodes[phase as usize]);
-        let at = rows.index(step.rows) * decodes.ends.len() + decodes.index(step.decodes);
-        self.first(phase) + at * self.contexts.ends.len() + self.contexts.index(step.context)
+        let rows = self.rows[phase as usize].index(step.rows);
+        self.first(phase) + rows * self.contexts.ends.len() + self.contexts.index(step.context)
     }
 
     /// What the steps of a kind do.
@@ -158,11 +147,9 @@ impl Ranges {
     pub fn alike(&self, index: usize) -> Alike {
         let phase = self.phase(index);
         let (place, contexts) = (index - self.first(phase), self.contexts.ends.len());
-        let decodes = &self.decodes[phase as usize];
         Alike {
             phase,
-            rows: self.rows[phase as usize].span(place / contexts / decodes.ends.len()),
-            decodes: decodes.span(place / contexts % decodes.ends.len()),
+            rows: self.rows[phase as usize].span(place / contexts),
             context: self.contexts.span(place % contexts),
         }
     }
@@ -175,45 +162,24 @@ impl Alike {
         let with = |rows| self.with_rows(rows);
         let fewest = with(self.rows.from);
         let padded = |cell: &Cell| fewest.is_some_and(|step| cell.suits(&step) && cell.padding(&step) > 0);
-        let replayed = cells.iter().any(|cell| cell.part != Part::Mixed && padded(cell));
-        if replayed { fewest } else { with(self.rows.to).or(fewest) }
+        if cells.iter().any(padded) { fewest } else { with(self.rows.to).or(fewest) }
     }
 
     fn with_rows(&self, rows: u32) -> Option<StepShape> {
         let context = self.context.to;
         match self.phase {
-            Phase::Decode => {
-                Some(StepShape { rows, sequences: rows, decodes: rows, one_prefill: false, logit_rows: rows, context })
-            }
+            Phase::Decode => Some(StepShape { rows, sequences: rows, decodes: rows, one_prefill: false, context }),
             Phase::Prefill => {
                 // It begins at a multiple of 64, so a longest context may have to be a little shorter.
                 let position = context.checked_sub(rows)? / 64 * 64;
                 let context = position + rows;
                 let possible = context >= self.context.from;
-                possible.then_some(StepShape {
-                    rows,
-                    sequences: 1,
-                    decodes: 0,
-                    one_prefill: true,
-                    logit_rows: 1,
-                    context,
-                })
+                possible.then_some(StepShape { rows, sequences: 1, decodes: 0, one_prefill: true, context })
             }
             Phase::Mixed => {
-                // The fewest that decode, for the sake of padding, and a prompt; without any, two prompts.
-                let decodes = self.decodes.from.max(self.decodes.to.min(1));
-                let prompts = if decodes == 0 { 2 } else { 1 };
-                let len = rows.checked_sub(decodes)?.div_ceil(prompts);
-                let context = if decodes == 0 { context.checked_sub(len)? / 64 * 64 + len } else { context };
-                let possible = rows >= decodes + prompts && (self.context.from.max(len)..).contains(&context);
-                possible.then_some(StepShape {
-                    rows,
-                    sequences: decodes + prompts,
-                    decodes,
-                    one_prefill: false,
-                    logit_rows: decodes + 1,
-                    context,
-                })
+                // A sequence that decodes, and a prompt.
+                let possible = rows >= 2 && self.context.from.max(rows - 1) <= context;
+                possible.then_some(StepShape { rows, sequences: 2, decodes: 1, one_prefill: false, context })
             }
         }
     }

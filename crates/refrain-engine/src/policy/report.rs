@@ -72,6 +72,11 @@ impl Policy {
         self.entries.iter().flat_map(|entry| &entry.candidates).map(|candidate| candidate.cell).collect()
     }
 
+    /// Steps that were run as two.
+    pub fn split_steps(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.split).sum()
+    }
+
     /// Steps by phase and cell, those that have occurred.
     pub fn steps(&self) -> Vec<CellSteps> {
         let mut all: BTreeMap<(Phase, Cell), CellSteps> = BTreeMap::new();

@@ -4,7 +4,7 @@ mod hash_model;
 mod overlap;
 
 use crate::{
-    Engine, EngineConfig, EngineHandle, Event, FinishReason, Phase, PolicyMode, PositionLogprobs, Request,
+    Engine, EngineConfig, EngineHandle, Event, FinishReason, Phase, Policy, PolicyMode, PositionLogprobs, Request,
     RequestFailure, RequestStream, SamplingParams, SchedulingPolicy, SubmitError,
 };
 use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, REFUSED, VOCAB, reference};
@@ -36,6 +36,16 @@ fn start(config: EngineConfig) -> EngineHandle {
 fn start_choosing(config: EngineConfig, sampling: Option<SamplingLimits>, depth: usize) -> EngineHandle {
     let backend = HashModel::new(config.step_limits(), config.pools, None, sampling, depth);
     Engine::start(Box::new(backend), config).unwrap()
+}
+
+/// An engine that takes it for faster to run sequences that decode and prompts in steps of their own.
+fn start_splitting(config: EngineConfig, sampling: Option<SamplingLimits>, depth: usize) -> EngineHandle {
+    let backend = HashModel::new(config.step_limits(), config.pools, None, sampling, depth);
+    let mut policy = Policy::new(PolicyMode::Measured, &[Cell::EAGER], &config.step_limits(), depth);
+    for (phase, seconds) in [(Phase::Decode, 1e-9), (Phase::Prefill, 1e-9), (Phase::Mixed, 1e-3)] {
+        policy.tell(phase, seconds);
+    }
+    Engine::start_with(Box::new(backend), config, policy).unwrap()
 }
 
 /// An engine that shows each step and executes it when it gets a permit.
@@ -115,6 +125,29 @@ fn every_step_is_counted_by_how_it_was_run() {
     assert_eq!(engine.policy(), PolicyMode::Eager);
 }
 
+#[test]
+fn sequences_that_decode_are_a_step_of_their_own_where_that_is_faster() {
+    for (depth, sampling) in [(1, None), (2, Some(LIMITS)), (2, None)] {
+        let engine = start_splitting(config(3, 40), sampling, depth);
+        let mut first = engine.submit(greedy(vec![3; 70], 100)).unwrap();
+        first.blocking_next();
+        let others: Vec<_> = (4..7).map(|token| engine.submit(greedy(vec![token; 150], 9)).unwrap()).collect();
+        for (stream, token) in others.into_iter().zip(4..) {
+            assert_eq!(answer(stream).tokens, greedy_reference(&[token; 150], 9));
+        }
+        assert_eq!(answer(first).tokens, greedy_reference(&[3; 70], 100)[1..]);
+        let mixed = engine.step_modes().into_iter().filter(|mode| mode.phase == Phase::Mixed);
+        // Only what has no sequence that decodes, or one that needs a token in flight behind a prompt.
+        let mixed: u64 = mixed.map(|mode| mode.steps).sum();
+        let split = metrics(&engine).lines().find_map(|line| {
+            let (name, value) = line.split_once(' ')?;
+            value.parse::<u64>().ok().filter(|_| name.starts_with("refrain:steps_split_total"))
+        });
+        assert!(split > Some(2) && mixed <= 2, "{split:?} split, {mixed} whole");
+        nothing_is_held(&engine);
+    }
+}
+
 fn greedy_reference(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..max_tokens {
@@ -168,18 +201,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     /// Random mixes in a pool that holds about two of them, with some clients going away: every answer is, event for
     /// event, that of the same request alone in a large engine. It makes no difference either whether the device chooses
-    /// the tokens, also where only some of the steps are within what it can choose, nor whether it has two steps begun.
+    /// the tokens, also where only some of the steps are within what it can choose, nor whether it has two steps begun, or
+    /// runs as two what could be one.
     #[test]
     fn batched_is_alone(
         requests in prop::collection::vec((requests(), prop::option::weighted(0.2, 0usize..10)), 1..14),
         (max_num_seqs, blocks, priority) in (1usize..6, 16usize..30, any::<bool>()),
         limits in prop::option::weighted(0.8, (0usize..100, 2usize..4)),
         depth in 1usize..=2,
+        splits: bool,
     ) {
         let policy = if priority { SchedulingPolicy::Priority } else { SchedulingPolicy::Fcfs };
         let limits = limits.map(|(max_adjustments, max_top)| SamplingLimits { max_adjustments, max_top });
         let config = EngineConfig { scheduling_policy: policy, ..config(max_num_seqs, blocks) };
-        let engine = start_choosing(config, limits, depth);
+        let engine = if splits { start_splitting(config, limits, depth) } else { start_choosing(config, limits, depth) };
         let streams: Vec<_> = requests.iter().map(|(request, _)| engine.submit(request.clone()).unwrap()).collect();
         let mut answers = Vec::new();
         for (mut stream, (_, leaves_after)) in streams.into_iter().zip(&requests) {

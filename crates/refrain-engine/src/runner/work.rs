@@ -6,10 +6,10 @@ use super::flight::{Flight, FlightSegment};
 use super::results::Results;
 use super::{Requests, Runner};
 use crate::sampling::Sampler;
-use crate::scheduler::{State, plan};
+use crate::scheduler::{State, StepPlan, plan};
 use crate::shared::Shared;
 use crate::{Event, RequestFailure};
-use refrain_device::{DeviceError, HostSpan};
+use refrain_device::{DeviceError, HostSpan, Segment, StepShape};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -39,7 +39,9 @@ impl Runner {
     /// give back what the result of `before` might make unnecessary.
     fn begin_step(&mut self, before: Option<&Flight>) -> Option<Flight> {
         let start = Instant::now();
-        let plan = plan(&self.state, &self.limits);
+        let rest = self.take_rest();
+        let planned = rest.is_some();
+        let mut plan = rest.unwrap_or_else(|| plan(&self.state, &self.limits));
         if plan.segments.is_empty() || (before.is_some() && !plan.preempted.is_empty()) {
             return None;
         }
@@ -47,10 +49,17 @@ impl Runner {
             trace.step_begins();
             HostSpan::since(trace, "plan", start)
         });
-        self.state.apply(&plan);
-        self.note_moves(&plan);
-        self.publish();
+        if !planned {
+            self.state.apply(&plan);
+            self.note_moves(&plan);
+            self.publish();
+        }
         build_step(&mut self.step, &plan, &mut self.state, &self.requests, before);
+        if let Some(decoding) = self.splits() {
+            let others = plan.segments.split_off(decoding);
+            self.rest = Some(StepPlan { segments: others, ..StepPlan::default() });
+            build_step(&mut self.step, &plan, &mut self.state, &self.requests, before);
+        }
         let eos = &self.shared.config.eos_token_ids;
         let sampling = self.backend.sampling();
         build_sampling(&mut self.step, &plan, &mut self.state, &self.requests, eos, sampling);
@@ -75,6 +84,25 @@ impl Runner {
         self.pace.began(start.elapsed().as_secs_f64());
         flight.segments.iter().for_each(|segment| note_wait(&mut self.state, &self.requests, segment));
         Some(flight)
+    }
+
+    /// What is left of a plan of which a part has begun, for all that are still there. Its sequences hold what they need.
+    fn take_rest(&mut self) -> Option<StepPlan> {
+        let mut rest = self.rest.take()?;
+        rest.segments.retain(|segment| self.requests.contains_key(&segment.rank));
+        (!rest.segments.is_empty()).then_some(rest)
+    }
+
+    /// With how many sequences, those that decode, the step is to begin, if the others are to be a step of their own.
+    fn splits(&self) -> Option<usize> {
+        let segments = &self.step.segments;
+        let decoding = segments.iter().position(|segment| !segment.decodes()).filter(|&count| count > 0)?;
+        // Whoever needs a token of the step in flight must be in the step behind it.
+        if segments[decoding..].iter().any(Segment::decodes) {
+            return None;
+        }
+        let shapes = [&segments[..], &segments[..decoding], &segments[decoding..]].map(StepShape::of);
+        self.shared.policy().splits(&shapes[0], &shapes[1], &shapes[2]).then_some(decoding)
     }
 
     /// Waits for a step and works its result into the requests that are still there.

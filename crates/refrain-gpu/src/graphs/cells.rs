@@ -30,7 +30,7 @@ pub(crate) fn wanted(options: &GraphOptions, limits: &StepLimits, compiled: bool
         let rank = match cell.part {
             Part::Decode => 2,
             Part::Prefill => 1,
-            Part::Any | Part::Mixed => 0,
+            Part::Any => 0,
         };
         (std::cmp::Reverse(cell.rows), rank)
     });
@@ -53,7 +53,7 @@ pub(crate) fn records(cell: &Cell, op: Recorded) -> bool {
 pub(crate) fn most_counts(cell: &Cell, layout: &StepLayout, limits: &StepLimits) -> StepCounts {
     let rows = cell.rows;
     match cell.part {
-        Part::Decode | Part::Mixed => {
+        Part::Decode => {
             let one = |row| Segment { row, len: 1, position: 1, scan: 0, slot: row, blocks: row, num_blocks: 1 };
             counts_of((0..rows).map(one).collect(), rows, layout)
         }

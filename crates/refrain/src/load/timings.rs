@@ -77,7 +77,6 @@ fn encode(key: &Value, table: &[PolicyEntry]) -> String {
         json!({
             "phase": alike.phase.name(),
             "rows": span(alike.rows),
-            "decodes": span(alike.decodes),
             "context": span(alike.context),
             "compiled": cell.compiled,
             "replay": REPLAYS.into_iter().find(|(_, replay)| *replay == cell.replay).map(|(name, _)| name),
@@ -91,8 +90,7 @@ fn encode(key: &Value, table: &[PolicyEntry]) -> String {
 }
 
 const REPLAYS: [(&str, Replay); 3] = [("none", Replay::None), ("piecewise", Replay::Piecewise), ("full", Replay::Full)];
-const PARTS: [(&str, Part); 4] =
-    [("any", Part::Any), ("decode", Part::Decode), ("prefill", Part::Prefill), ("mixed", Part::Mixed)];
+const PARTS: [(&str, Part); 3] = [("any", Part::Any), ("decode", Part::Decode), ("prefill", Part::Prefill)];
 
 fn decode(key: &Value, bytes: &[u8]) -> Result<Vec<PolicyEntry>, String> {
     let file: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
@@ -114,7 +112,6 @@ fn read_entry(entry: &Value) -> Option<PolicyEntry> {
     let alike = Alike {
         phase: Phase::ALL.into_iter().find(|phase| Some(phase.name()) == named("phase"))?,
         rows: span("rows")?,
-        decodes: span("decodes")?,
         context: span("context")?,
     };
     let cell = Cell {
@@ -134,7 +131,7 @@ mod tests {
 
     fn table() -> Vec<PolicyEntry> {
         let span = |from, to| Span { from, to };
-        let alike = Alike { phase: Phase::Decode, rows: span(1, 1), decodes: span(0, 8), context: span(1, 1024) };
+        let alike = Alike { phase: Phase::Decode, rows: span(1, 1), context: span(1, 1024) };
         let graph = Cell { compiled: true, replay: Replay::Full, part: Part::Decode, rows: 1 };
         let entry = |cell, seconds| PolicyEntry { alike, cell, average: Average::calibrated(seconds), present: false };
         vec![entry(Cell::EAGER, 0.003), entry(graph, 0.002)]

@@ -72,7 +72,7 @@ impl Backend for Launcher {
     }
 
     fn begin(&mut self, step: &Step, cell: Cell) -> Result<(), DeviceError> {
-        step.validate(&LIMITS, &POOLS, VOCAB)?;
+        step.validate(&StepLimits { max_tokens: 600, ..LIMITS }, &POOLS, VOCAB)?;
         assert!(self.cells.contains(&cell) && cell.suits(&step.shape()), "{cell} for {:?}", step.shape());
         let (host, device) = self.cost(&step.shape(), cell);
         self.clock.pass(host);
@@ -148,10 +148,33 @@ fn on_any_launcher_measured_is_never_below_eager() {
                 let gain = eager / measured;
                 assert!(gain > 0.99, "{latency} s a launch, {depth} at a time, {shape:?}: {gain}");
                 if latency == 50e-6 && shape.rows == 1 {
-                    assert!(gain > 1.5, "{depth} at a time, {shape:?}: {gain}");
+                    assert!(gain > 1.79, "{depth} at a time, {shape:?}: {gain}");
                 }
             }
         }
+    }
+}
+
+/// Where launching is slow, sequences that decode and a prompt are replayed one after the other instead of being launched
+/// together; elsewhere they share the weights.
+#[test]
+fn mixed_steps_are_split_where_launching_is_slow() {
+    let whole = StepShape { rows: 520, sequences: 9, decodes: 8, one_prefill: false, context: 900 };
+    let prompt = StepShape { rows: 512, sequences: 1, decodes: 0, one_prefill: true, context: 512 };
+    for (latency, splits) in [(0.0, false), (3e-6, false), (10e-6, false), (50e-6, true)] {
+        let limits = StepLimits { max_tokens: 600, ..LIMITS };
+        let clock = Clock::default();
+        let mut backend = Launcher::new(latency, &cells(), &clock);
+        let mut policy = Policy::new(PolicyMode::Measured, &cells(), &limits, 1);
+        policy.calibrate(&mut bench(&mut backend, &|| clock.now()), 3.0).unwrap();
+        for shape in [whole, decode(8, 900), prompt] {
+            serve(&mut policy, &mut backend, &clock, &shape, 200);
+        }
+        assert_eq!(policy.splits(&whole, &decode(8, 900), &prompt), splits, "{latency}");
+        let apart = serve(&mut policy, &mut backend, &clock, &decode(8, 900), 100)
+            + serve(&mut policy, &mut backend, &clock, &prompt, 100);
+        let together = serve(&mut policy, &mut backend, &clock, &whole, 100);
+        assert_eq!(apart < together, splits, "{latency}: {apart} apart, {together} together");
     }
 }
 
@@ -224,7 +247,7 @@ proptest! {
         more in 64usize..300,
         max_model_len in 2usize..3000,
         blocks in 0usize..100,
-        sizes in prop::collection::vec((0usize..4, 1u32..300), 0..5),
+        sizes in prop::collection::vec((0usize..3, 1u32..300), 0..5),
     ) {
         let limits = StepLimits {
             max_tokens: seqs + more,
@@ -233,7 +256,7 @@ proptest! {
             max_model_len,
         };
         let pools = PoolSizes { blocks: max_model_len.div_ceil(16) + blocks, slots: seqs };
-        let parts = [Part::Any, Part::Decode, Part::Prefill, Part::Mixed];
+        let parts = [Part::Any, Part::Decode, Part::Prefill];
         let graphs = sizes.iter().map(|&(part, rows)| Cell { replay: Replay::Full, part: parts[part], rows, ..Cell::EAGER });
         let cells: Vec<Cell> = std::iter::once(Cell::EAGER).chain(graphs).collect();
         let policy = Policy::new(PolicyMode::Measured, &cells, &limits, 1);
