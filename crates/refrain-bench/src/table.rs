@@ -21,7 +21,10 @@ pub use crossover::{Crossover, SAME_SPEED, crossovers};
 pub use engine::EngineModes;
 pub use figures::{Floor, ModeFigures, Run, Sizes, Speedup, figures};
 pub use mode::{Mode, Modes, StepCount};
-pub use report::{Ceilings, LengthFigures, Measurement, ModeSummary, RefusedMode, StartPhase, TableFacts, TableReport};
+pub use report::{
+    Ceilings, DeviceMemoryUse, LengthFigures, Measurement, ModeSummary, RefusedMode, StartPhase, TableFacts,
+    TableReport,
+};
 pub use tiers::{TIERS, Tier, TierSpeedup, tiers};
 
 use std::time::Instant;

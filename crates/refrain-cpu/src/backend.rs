@@ -12,7 +12,7 @@ use places::Places;
 use refrain_device::{
     Arena, Backend, Cell, DeviceError, DeviceInfo, HostSpan, Lane, PoolSizes, Step, StepLimits, StepOutput, Trace,
 };
-use refrain_program::{AttentionShape, Op, PassConfig, Program};
+use refrain_program::{AttentionShape, CompiledRange, Op, PassConfig, Program};
 use run::Run;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +38,7 @@ pub struct CpuOptions {
 pub struct CpuBackend {
     /// The eager program, and the compiled one.
     programs: Vec<Program>,
+    compiled: Vec<CompiledRange>,
     limits: StepLimits,
     pools: PoolSizes,
     info: DeviceInfo,
@@ -97,7 +98,7 @@ impl CpuBackend {
         let options = CpuOptions { threads: options.threads.max(1), ..*options };
         let mut pool = Pool::new(options.threads)
             .map_err(|error| unsupported(format!("can't start {} threads: {error}", options.threads)))?;
-        let programs = programs(program, &options);
+        let (programs, compiled) = programs(program, &options);
         let layout = Layout::new(&programs, &limits, &pools, &options);
         let arena = Arena::new(layout.bytes, "weights, activations and state pools")?;
         let weights = load_weights(program, weights, &layout, &arena, &mut pool)?;
@@ -118,6 +119,7 @@ impl CpuBackend {
                 compute: format!("{arithmetic}, {threads} thread{}", if threads == 1 { "" } else { "s" }),
             },
             programs,
+            compiled,
             limits,
             pools,
             isa,
@@ -132,6 +134,11 @@ impl CpuBackend {
             begun: None,
             trace: None,
         })
+    }
+
+    /// What the passes have done, for steps of any size; none when nothing is compiled.
+    pub fn compiled(&self) -> &[CompiledRange] {
+        &self.compiled
     }
 }
 

@@ -6,7 +6,8 @@ use crate::kernels::kv_cache::KvLayout;
 use crate::{CpuOptions, linear, matrix};
 use refrain_device::{Footprint, PoolSizes, StepLimits};
 use refrain_program::{
-    ActivationPlan, CacheDtype, Dtype, FEW_ROWS, GdnShape, Op, Program, Rows, StateKind, WeightKind, compile,
+    ActivationPlan, CacheDtype, Compiled, CompiledRange, Dtype, FEW_ROWS, GdnShape, Op, Program, Rows, StateKind,
+    WeightKind, compile,
 };
 
 /// Everything in the arena begins at a multiple of a page, so that huge pages and streams don't overlap by accident.
@@ -51,14 +52,20 @@ pub(crate) struct Layout {
 
 /// Bytes that the backend needs for `program`, by use; exact but for the rounding of each part to whole pages.
 pub fn footprint(program: &Program, limits: &StepLimits, options: &CpuOptions) -> Footprint {
-    Layout::new(&programs(program, options), limits, &PoolSizes { blocks: 0, slots: 0 }, options).footprint
+    Layout::new(&programs(program, options).0, limits, &PoolSizes { blocks: 0, slots: 0 }, options).footprint
 }
 
-/// What is loaded of a program: the program itself and, with [`CpuOptions::passes`], the compiled one.
-pub(crate) fn programs(program: &Program, options: &CpuOptions) -> Vec<Program> {
+/// What is loaded of a program: the program itself and, with [`CpuOptions::passes`], the compiled one, with what the passes
+/// have done for it.
+pub(crate) fn programs(program: &Program, options: &CpuOptions) -> (Vec<Program>, Vec<CompiledRange>) {
+    let mut programs = vec![program.clone()];
     // Our own products take what is fused to them for any number of rows.
-    let compiled = options.passes.map(|passes| compile(program, &passes, FEW_ROWS).program);
-    std::iter::once(program.clone()).chain(compiled).collect()
+    let compiled = options.passes.map(|passes| compile(program, &passes, FEW_ROWS));
+    let ranges = compiled.map(|Compiled { program, applied }| {
+        programs.push(program);
+        CompiledRange { most_rows: u32::MAX, applied }
+    });
+    (programs, ranges.into_iter().collect())
 }
 
 /// Bytes of a weight as the backend keeps it.

@@ -9,9 +9,9 @@
 
 use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, Cell, DeviceError, GraphMode, Runtime};
-use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions};
 use refrain_hip::{HipOptions, HipRuntime};
-use refrain_program::{BuildOptions, CacheDtype, Dtype, Fp8};
+use refrain_program::{BuildOptions, CacheDtype, CompileOptions, Dtype, Fp8};
 use refrain_sim::{SimOptions, SimRuntime};
 use refrain_testkit::{
     Difference, Golden, Invariance, MAX_SEQUENCES, Part, Prepared, Runner, check_all_ways, checkpoint,

@@ -10,7 +10,7 @@ use crate::loader::{KernelOptions, Kernels, PrepareReport};
 use crate::lower::{self, Places};
 use crate::marks::Marks;
 use crate::ops::Queue;
-use crate::programs::{CompileOptions, CompiledRange, Lowering, Programs, compile_ranges};
+use crate::programs::{Lowering, Programs};
 use crate::step_block::StepCounts;
 use crate::supported::check_program;
 use crate::turn::{Begun, DEPTH, Turn};
@@ -20,7 +20,7 @@ use refrain_device::{
     KernelReport, PinnedMemory, PoolSizes, Replay, Runtime, SamplingLimits, Step, StepLimits, StepOutput, Stream,
     Trace,
 };
-use refrain_program::{Program, WeightSource};
+use refrain_program::{CompileOptions, CompiledRange, Program, WeightSource, compile_ranges};
 use std::collections::VecDeque;
 use std::sync::Arc;
 

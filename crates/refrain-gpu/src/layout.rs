@@ -2,10 +2,11 @@
 
 use crate::kernels::sample::SampleSpace;
 use crate::lower::{Rope, Workspaces, ropes};
-use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepLayout, Target};
 use refrain_device::{BLOCK_TOKENS, Footprint, PoolSizes, StepLimits};
-use refrain_program::{ActivationPlan, Program, StateDef, StateKind, TensorId, WeightDef, WeightKind};
+use refrain_program::{
+    ActivationPlan, CompileOptions, Program, StateDef, StateKind, TensorId, WeightDef, WeightKind, compile_ranges,
+};
 
 /// Everything begins at a multiple of this: what matrix libraries and 16-byte accesses want, with room.
 const ALIGNMENT: usize = 256;

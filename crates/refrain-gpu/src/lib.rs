@@ -29,7 +29,6 @@ pub use layout::{code_bytes, footprint};
 pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_source};
 pub use lower::required_kernels;
 pub use measure::{MEASURED_BYTES, Measured, measure, measure_kernels};
-pub use programs::{CompileOptions, CompiledRange};
 pub use step_block::{StepCounts, StepLayout, StepPointers};
 pub use supported::check_program;
 pub use target::Target;

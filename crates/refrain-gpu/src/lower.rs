@@ -13,10 +13,12 @@ use crate::kernels::qk_norm_rope::{self, QkNormRope};
 use crate::kernels::sample::{Sample, SampleSpace};
 use crate::layout::Layout;
 use crate::ops::Recorded;
-use crate::programs::{CompileOptions, compile_ranges};
 use crate::{StepPointers, Target};
 use refrain_device::{DevicePtr, GemmShape, GemmType, StepLimits};
-use refrain_program::{AttentionShape, CacheDtype, Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId};
+use refrain_program::{
+    AttentionShape, CacheDtype, CompileOptions, Dtype, Op, Program, Rows as RowCount, StateId, View, WeightId,
+    compile_ranges,
+};
 
 /// What one rotary table serves.
 #[derive(Clone, Copy, Debug, PartialEq)]

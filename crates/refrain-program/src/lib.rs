@@ -31,7 +31,9 @@ pub use op::{
     AttentionGate, AttentionShape, Elementwise, ElementwiseFunction, ElementwiseOperand, Epilogue, GdnPrepare,
     GdnShape, Op, Prologue, QkNormRopeAppend,
 };
-pub use passes::{Applied, BytesSaved, Compiled, FEW_ROWS, PassConfig, compile};
+pub use passes::{
+    Applied, BytesSaved, CompileOptions, Compiled, CompiledRange, FEW_ROWS, PassConfig, compile, compile_ranges,
+};
 pub use plan::{ACTIVATION_ALIGNMENT, ActivationPlan, Lifetime};
 pub use program::{
     BuildOptions, Node, Program, Rows, StateDef, StateId, StateKind, TensorDef, TensorId, View, WeightDef, WeightId,

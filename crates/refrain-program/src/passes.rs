@@ -13,12 +13,14 @@ mod linear_add;
 mod norm_linear;
 mod operands;
 mod qk_norm_rope_append;
+mod ranges;
 mod sigmoid_gate;
 mod silu_mul;
 
 pub use compile::{Applied, BytesSaved, Compiled, FEW_ROWS, compile};
 pub use config::PassConfig;
 pub use dead_code::RemoveDeadCode;
+pub use ranges::{CompileOptions, CompiledRange, compile_ranges};
 
 /// One rewriting of a program.
 pub trait Pass {

@@ -2,6 +2,7 @@
 
 mod device;
 mod modes;
+mod passes;
 mod plan;
 mod policy;
 mod progress;
@@ -12,6 +13,7 @@ mod types;
 
 pub use device::{Device, DeviceChoice, GpuSettings, open};
 pub use modes::{Asked, MODE_SETTINGS, ModeRequest, Modes, PerformanceMode};
+pub use passes::Passes;
 pub use plan::{DEFAULT_MAX_NUM_BATCHED_TOKENS, PlanInputs, Planned, plan};
 pub use policy::PolicyRequest;
 pub use settings::{Setting, Settings, human_bytes};
@@ -31,6 +33,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::Origin;
 use crate::trace::{TraceRequest, trace};
+use device::Ready;
 use policy::Subject;
 
 /// What to load and how. `None` is what nobody said; the default value loads the embedded model with the defaults.
@@ -120,6 +123,8 @@ pub struct Loaded {
     pub served_model_names: Vec<String>,
     /// What was decided.
     pub report: Report,
+    /// What computes.
+    pub device: Device,
     _closing: Closing,
 }
 
@@ -143,6 +148,8 @@ pub struct Report {
     pub usable: UsableMemory,
     /// Device memory in use once all was loaded and recorded, by the driver's word; `None` on a CPU.
     pub in_use: Option<usize>,
+    /// What the passes have done.
+    pub passes: Passes,
     /// What was recorded as graphs; `None` where there is no such thing.
     pub graphs: Option<GraphReport>,
     /// Compute threads of the CPU backend; 0 on a GPU.
@@ -340,9 +347,8 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     progress::show(progress, (0, 0), bytes);
     let weights = progress::Counted::new(&model.checkpoint, progress);
     let show_kernels = |ready, all| progress::show(progress, (ready, all), bytes);
-    let (mut backend, kernels) =
+    let Ready { mut backend, compiled, kernels } =
         device.load(&program, &weights, planned.limits, planned.memory.pools, &show_kernels)?;
-    progress.finish_and_clear();
     let kernels_seconds = kernels.as_ref().map_or(0.0, |report| report.elapsed.as_secs_f64());
     if let Some(report) = kernels {
         settings.push("kernels", &report, Origin::Derived("model, modes and device".to_owned()));
@@ -380,7 +386,8 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
         folder: folder.as_deref(),
     };
     let policy::Started { policy, effective, seconds } =
-        options.policy.start(&mut *backend, &subject, options.modes.strict)?;
+        options.policy.start(&mut *backend, &subject, options.modes.strict, progress)?;
+    progress.finish_and_clear();
     settings.push("policy", effective, if options.policy.mode.is_some() { Origin::Given } else { Origin::Default });
     let engine = Engine::start_with(backend, config, policy)?;
     if let Some(request) = &options.trace {
@@ -398,6 +405,7 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     };
     let report = Report {
         settings,
+        passes: Passes(compiled),
         graphs,
         memory: planned.memory,
         usable,
@@ -409,7 +417,7 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
         policy_seconds: seconds,
     };
     let closing = Closing(engine.clone());
-    Ok(Loaded { model, program, engine, text, served_model_names, report, _closing: closing })
+    Ok(Loaded { model, program, engine, text, served_model_names, report, device, _closing: closing })
 }
 
 fn describe_types(dtype: Dtype, types: &BuildOptions, stored: Dtype) -> String {
@@ -450,6 +458,18 @@ impl Report {
         self.open_seconds + self.weights_seconds + self.policy_seconds
     }
 
+    /// The parts of loading with their seconds, in order.
+    pub fn phases(&self) -> [(&'static str, f64); 5] {
+        let graphs = self.graphs.as_ref().map_or(0.0, |graphs| graphs.seconds);
+        [
+            ("model files opened", self.open_seconds),
+            ("kernels", self.kernels_seconds),
+            ("weights, and all else", self.weights_seconds - self.kernels_seconds - graphs),
+            ("graphs recorded", graphs),
+            ("ways to run steps measured", self.policy_seconds),
+        ]
+    }
+
     /// The memory plan: each use in bytes, the sum, and what could be used.
     pub fn memory_json(&self) -> Value {
         let uses = self.memory.lines.iter().map(|line| json!({ "what": line.what, "bytes": line.bytes }));
@@ -483,6 +503,11 @@ impl std::fmt::Display for Report {
         for note in &self.memory.notes {
             writeln!(f, "  note: {note}")?;
         }
-        Ok(())
+        write!(f, "{}", self.passes)?;
+        writeln!(f, "Seconds")?;
+        let phases = self.phases().into_iter().filter(|(_, seconds)| *seconds > 0.0);
+        phases
+            .chain([("total", self.load_seconds())])
+            .try_for_each(|(what, seconds)| writeln!(f, "  {what:<26}  {seconds:>6.2}"))
     }
 }

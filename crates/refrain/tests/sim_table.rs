@@ -4,8 +4,8 @@
 use refrain_bench::table::{self, Ceilings, EngineModes, Mode, TableFacts, TableOptions, TableReport};
 use refrain_device::{Backend, DeviceError, GraphMode, PoolSizes};
 use refrain_engine::{Bench, Engine, EngineConfig, EngineHandle, Policy, PolicyMode, SchedulingPolicy, StepWorld};
-use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
-use refrain_program::{BuildOptions, Dtype};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions};
+use refrain_program::{BuildOptions, CompileOptions, Dtype};
 use refrain_sim::{SimOptions, SimRuntime};
 use refrain_testkit::{Golden, Prepared, checkpoint, skip, target_dir};
 use serde_json::Map;
@@ -59,7 +59,7 @@ fn engine() -> Option<(EngineHandle, Option<u64>)> {
     let begun = Instant::now();
     let clock = || begun.elapsed().as_secs_f64();
     let world = StepWorld { pools, vocab_size: program.vocab_size, chooses: backend.sampling().is_some() };
-    policy.calibrate(&mut Bench { backend: &mut backend, world, clock: &clock }, 3.0).unwrap();
+    policy.calibrate(&mut Bench { backend: &mut backend, world, clock: &clock, progress: &|_, _| {} }, 3.0).unwrap();
     Some((Engine::start_with(Box::new(backend), config, policy).unwrap(), graph_memory))
 }
 
@@ -87,6 +87,7 @@ async fn modes_stand_in_the_order_of_their_launches() {
         date: "today".to_owned(),
         ceilings: Ceilings::Unknown { why: "it is simulated".to_owned() },
         graph_memory_bytes,
+        memory: None,
         start: Vec::new(),
         extra: Map::new(),
     };

@@ -1,9 +1,10 @@
 //! Traces of steps on the CPU and on the simulated GPU: valid JSON, spans nested rightly, every op of every step there.
 
 use indicatif::ProgressBar;
-use refrain::load::{DeviceChoice, LoadOptions, load};
+use refrain::cli::compilation::CompilationConfig;
+use refrain::load::{DeviceChoice, LoadOptions, ModeRequest, PolicyRequest, load};
 use refrain::trace::TraceRequest;
-use refrain_engine::{EngineHandle, Request, SamplingParams};
+use refrain_engine::{EngineHandle, PolicyMode, Request, SamplingParams};
 use refrain_model::Dtype;
 use refrain_testkit::{Golden, checkpoint, skip, target_dir};
 use serde_json::Value;
@@ -92,9 +93,9 @@ fn a_cpu_tells_where_the_time_of_its_ops_goes() {
     check(&events(options, steps.clone()), &["execute", "plan", "results"], steps);
 }
 
-#[test]
-fn a_gpu_tells_what_each_op_took() {
-    let Some(folder) = checkpoint(&Golden::load("micro-0-f32")) else { return };
+/// A micro model on the simulated GPU; `None` where its kernels can't be compiled.
+fn sim(modes: ModeRequest, policy: PolicyMode) -> Option<LoadOptions> {
+    let folder = checkpoint(&Golden::load("micro-0-f32"))?;
     let mut options = LoadOptions {
         model: Some(folder.display().to_string()),
         skip_tokenizer_init: true,
@@ -104,13 +105,23 @@ fn a_gpu_tells_what_each_op_took() {
         max_num_seqs: Some(1),
         max_num_batched_tokens: Some(128),
         num_gpu_blocks_override: Some(8),
-        modes: eager(),
+        modes,
+        policy: PolicyRequest { mode: Some(policy), budget: None },
         ..LoadOptions::default()
     };
     options.gpu.kernel_cache_dir = Some(target_dir().join("test-kernels"));
-    if let Err(error) = sim_compiler() {
-        return skip("traces of the simulated GPU", &error);
+    match sim_compiler() {
+        Ok(()) => Some(options),
+        Err(error) => {
+            skip("traces of the simulated GPU", &error);
+            None
+        }
     }
+}
+
+#[test]
+fn a_gpu_tells_what_each_op_took() {
+    let Some(options) = sim(eager(), PolicyMode::Eager) else { return };
     // More steps than there are: the file is written when the engine goes away.
     let seen = events(options, 0..100);
     let steps = 0..ANSWER as u64;
@@ -119,8 +130,27 @@ fn a_gpu_tells_what_each_op_took() {
     assert!(of_device.contains(&"sample"), "{of_device:?}");
 }
 
-fn eager() -> refrain::load::ModeRequest {
-    refrain::load::ModeRequest { enforce_eager: true, ..Default::default() }
+/// A replayed step is one span of the device, with the choice of tokens behind it; the prompt, for whose length there is
+/// no graph, is launched op by op.
+#[test]
+fn a_gpu_tells_what_a_graph_took() {
+    let config = CompilationConfig::parse(r#"{"cudagraph_mode": "FULL_DECODE_ONLY"}"#).unwrap();
+    let Some(options) = sim(ModeRequest { configs: vec![config], ..Default::default() }, PolicyMode::Graph) else {
+        return;
+    };
+    let [host, device] = events(options, 0..100);
+    assert_nested(&host);
+    assert_nested(&device);
+    assert!(names(&device, 0).len() > 10, "{:?}", names(&device, 0));
+    for step in 1..ANSWER as u64 {
+        assert_eq!(names(&device, step), [&format!("step {step}"), "graph", "sample"]);
+        let whole = device.iter().find(|event| event["args"]["step"] == step).unwrap();
+        assert_eq!(whole["args"]["way"], "compiled+graph(decode, 1)", "{whole}");
+    }
+}
+
+fn eager() -> ModeRequest {
+    ModeRequest { enforce_eager: true, ..Default::default() }
 }
 
 /// Whether the simulated GPU's kernels can be compiled here.

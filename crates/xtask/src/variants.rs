@@ -5,8 +5,8 @@ use crate::architectures::targets;
 use crate::models::{Model, of_tests, published};
 use anyhow::{Context, Result};
 use refrain_device::StepLimits;
-use refrain_gpu::{CompileOptions, Kernel, Target, measure_kernels, required_kernels};
-use refrain_program::{BuildOptions, CacheDtype, Dtype, Fp8, Program};
+use refrain_gpu::{Kernel, Target, measure_kernels, required_kernels};
+use refrain_program::{BuildOptions, CacheDtype, CompileOptions, Dtype, Fp8, Program};
 use std::collections::BTreeSet;
 
 /// Any limits will do: code does not depend on them, which a test asserts.

@@ -23,6 +23,8 @@ pub struct TableFacts {
     pub ceilings: Ceilings,
     /// Bytes of device memory that all graphs take together; `None` where there are no graphs.
     pub graph_memory_bytes: Option<u64>,
+    /// Memory of the device; `None` on a CPU.
+    pub memory: Option<DeviceMemoryUse>,
     /// The phases of the start, in order.
     pub start: Vec<StartPhase>,
     /// Copied into the report: the memory plan, the settings.
@@ -47,6 +49,17 @@ pub enum Ceilings {
         /// Why not.
         why: String,
     },
+}
+
+/// Memory of a device in bytes, its own and other processes' together, as the driver reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceMemoryUse {
+    /// What may be in use at most: the plan.
+    pub planned_bytes: u64,
+    /// In use before the first request.
+    pub ready_bytes: u64,
+    /// In use after the last one.
+    pub end_bytes: u64,
 }
 
 /// A part of the start.

@@ -5,7 +5,7 @@ use super::figures::{ModeFigures, Speedup};
 use super::grid::Align::{Left, Right};
 use super::grid::Grid;
 use super::mode::Mode;
-use super::report::{Ceilings, ModeSummary, TableReport};
+use super::report::{Ceilings, DeviceMemoryUse, ModeSummary, TableReport};
 
 /// What is written where there is nothing to tell.
 const NOTHING: &str = "-";
@@ -229,6 +229,14 @@ fn start(report: &TableReport) -> Grid {
         report.facts.start.iter().map(|phase| vec![phase.name.to_owned(), format!("{:.3} s", phase.seconds)]).collect();
     rows.push(vec!["together".to_owned(), format!("{:.3} s", report.start_seconds())]);
     rows.push(vec!["memory of all graphs".to_owned(), graph_memory(report)]);
+    if let Some(DeviceMemoryUse { planned_bytes, ready_bytes, end_bytes }) = report.facts.memory {
+        let uses = [
+            ("device memory, planned", planned_bytes as i64),
+            ("in use when ready, as the driver reports", ready_bytes as i64),
+            ("taken from then on to the end", end_bytes as i64 - ready_bytes as i64),
+        ];
+        rows.extend(uses.map(|(what, bytes)| vec![what.to_owned(), mebibytes(bytes)]));
+    }
     Grid {
         title: "Start and graph memory".to_owned(),
         columns: vec![("what", Left), ("how much", Right)],
@@ -239,10 +247,11 @@ fn start(report: &TableReport) -> Grid {
 
 /// Memory of all graphs, for people.
 pub(super) fn graph_memory(report: &TableReport) -> String {
-    report
-        .facts
-        .graph_memory_bytes
-        .map_or("no graphs".to_owned(), |bytes| format!("{:.1} MiB", bytes as f64 / 1048576.0))
+    report.facts.graph_memory_bytes.map_or("no graphs".to_owned(), |bytes| mebibytes(bytes as i64))
+}
+
+fn mebibytes(bytes: i64) -> String {
+    format!("{:.1} MiB", bytes as f64 / 1048576.0)
 }
 
 fn speedup(figures: &ModeFigures, speedup: Option<&Speedup>) -> String {

@@ -47,6 +47,7 @@ pub(super) fn report() -> TableReport {
         date: "2026-11-25".to_owned(),
         ceilings: Ceilings::Known { bytes_per_second: 800e9, flops_per_second: 20e12, source: "measured".to_owned() },
         graph_memory_bytes: Some(48 << 20),
+        memory: Some(DeviceMemoryUse { planned_bytes: 14 << 30, ready_bytes: 13 << 30, end_bytes: 13 << 30 }),
         start: vec![
             StartPhase { name: "open", seconds: 0.25 },
             StartPhase { name: "kernels", seconds: 2.0 },

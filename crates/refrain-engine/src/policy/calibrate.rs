@@ -30,6 +30,8 @@ pub struct Bench<'a> {
     pub world: StepWorld,
     /// Seconds since any moment.
     pub clock: &'a dyn Fn() -> f64,
+    /// Is told of kinds of steps that were looked at, out of how many.
+    pub progress: &'a dyn Fn(usize, usize),
 }
 
 /// What a calibration has done.
@@ -61,7 +63,8 @@ impl Policy {
         let kinds = self.kinds(bench);
         let mut measured: Vec<usize> = Vec::new();
         let mut too_long: Vec<StepShape> = Vec::new();
-        for kind in &kinds {
+        for (looked_at, kind) in kinds.iter().enumerate() {
+            (bench.progress)(looked_at, kinds.len());
             // What is larger than steps that were too long is too long.
             let larger = |small: &StepShape| {
                 Phase::of(small) == Phase::of(&kind.step)

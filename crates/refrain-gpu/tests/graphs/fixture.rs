@@ -1,8 +1,8 @@
 //! Two backends on simulated GPUs, one of which runs everything op by op, that are given the same steps.
 
 use refrain_device::{BLOCK_TOKENS, Backend, Cell, DeviceError, GraphMode, RowSampling, Segment, Step, StepOutput};
-use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions};
-use refrain_program::{BuildOptions, Dtype};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions};
+use refrain_program::{BuildOptions, CompileOptions, Dtype};
 use refrain_sim::{SimOptions, SimRuntime};
 use refrain_testkit::{Golden, Prepared, checkpoint, skip, smallest_graph, target_dir};
 use std::sync::Arc;

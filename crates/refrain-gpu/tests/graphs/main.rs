@@ -5,7 +5,8 @@ mod fixture;
 
 use fixture::{Pair, graphs, load, load_compiled, open, sim};
 use refrain_device::{Backend, Cell, GraphMode, Part, Replay, Runtime, Segment, Step};
-use refrain_gpu::{CompileOptions, DEFAULT_GRAPH_MEMORY_BUDGET, GpuBackend, GraphOptions, Target, footprint};
+use refrain_gpu::{DEFAULT_GRAPH_MEMORY_BUDGET, GpuBackend, GraphOptions, Target, footprint};
+use refrain_program::CompileOptions;
 use refrain_sim::{SimOptions, SimRuntime};
 
 /// Prompts in one piece and in two, single tokens of batches that change, both together, and rows whose logits nobody

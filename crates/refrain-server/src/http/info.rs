@@ -121,7 +121,6 @@ fn policy(engine: &EngineHandle) -> Value {
         json!({
             "phase": entry.alike.phase.name(),
             "rows": span(entry.alike.rows),
-            "decodes": span(entry.alike.decodes),
             "context": span(entry.alike.context),
             "cell": entry.cell.to_string(),
             "milliseconds": entry.average.seconds * 1e3,

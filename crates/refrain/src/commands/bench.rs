@@ -128,16 +128,7 @@ fn facts(loaded: &Loaded, invocation: &Invocation<'_>) -> EngineFacts {
 
 /// The parts of loading, in order.
 fn start_phases(report: &Report) -> Vec<StartPhase> {
-    let graphs = report.graphs.as_ref().map_or(0.0, |graphs| graphs.seconds);
-    let kernels = report.kernels_seconds;
-    let phases = [
-        ("model files opened", report.open_seconds),
-        ("kernels", kernels),
-        ("weights, and all else", report.weights_seconds - kernels - graphs),
-        ("graphs recorded", graphs),
-        ("ways to run steps measured", report.policy_seconds),
-    ];
-    phases.into_iter().map(|(name, seconds)| StartPhase { name, seconds }).collect()
+    report.phases().into_iter().map(|(name, seconds)| StartPhase { name, seconds }).collect()
 }
 
 fn finish(text: &str, json: &Map<String, Value>, file: Option<&Path>) -> anyhow::Result<()> {

@@ -136,6 +136,7 @@ fn server_info(loaded: &Loaded, settings: &Settings) -> Value {
         "device": { "kind": device.kind, "name": device.name, "compute": device.compute },
         "settings": all,
         "memory": loaded.report.memory_json(),
+        "passes": loaded.report.passes.to_json(),
     })
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
 use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, DeviceError, Footprint, PoolSizes, Runtime, StepLimits};
-use refrain_gpu::{CompileOptions, GpuBackend, GpuOptions, GraphOptions, KernelOptions, PrepareReport, Target};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, PrepareReport, Target};
 use refrain_hip::{HipOptions, HipRuntime};
-use refrain_program::{Program, WeightSource};
+use refrain_program::{CompileOptions, CompiledRange, Program, WeightSource};
 use refrain_sim::{SimOptions, SimRuntime};
 
 use crate::cli::Origin;
@@ -138,6 +138,16 @@ fn sim_options() -> SimOptions {
     SimOptions { memory_bytes: 4 << 30, ..SimOptions::default() }
 }
 
+/// A program with its weights on a device.
+pub struct Ready {
+    /// What executes steps.
+    pub backend: Box<dyn Backend>,
+    /// What the passes have done, for each range of rows; none when nothing is compiled.
+    pub compiled: Vec<CompiledRange>,
+    /// How the kernels became code; `None` on a CPU.
+    pub kernels: Option<PrepareReport>,
+}
+
 impl Device {
     /// As the flag names it.
     pub fn name(&self) -> String {
@@ -215,8 +225,7 @@ impl Device {
         })
     }
 
-    /// Puts the program and its weights on the device. `kernels` is told of kernels that are ready, out of how many; what
-    /// was compiled and loaded is there for GPUs.
+    /// Puts the program and its weights on the device. `kernels` is told of kernels that are ready, out of how many.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -227,15 +236,19 @@ impl Device {
         limits: StepLimits,
         pools: PoolSizes,
         kernels: &dyn Fn(usize, usize),
-    ) -> Result<(Box<dyn Backend>, Option<PrepareReport>), DeviceError> {
+    ) -> Result<Ready, DeviceError> {
         match self {
-            Device::Cpu(options) => Ok((Box::new(CpuBackend::load(program, weights, limits, pools, options)?), None)),
+            Device::Cpu(options) => {
+                let backend = CpuBackend::load(program, weights, limits, pools, options)?;
+                let compiled = backend.compiled().to_vec();
+                Ok(Ready { backend: Box::new(backend), compiled, kernels: None })
+            }
             Device::Gpu(runtime, settings) => {
                 let GpuSettings { compile, graphs, .. } = settings.clone();
                 let options = GpuOptions { kernels: settings.kernels(), compile, graphs, ..GpuOptions::default() };
                 let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
-                let report = backend.report().clone();
-                Ok((Box::new(backend), Some(report)))
+                let (compiled, kernels) = (backend.compiled().to_vec(), Some(backend.report().clone()));
+                Ok(Ready { backend: Box::new(backend), compiled, kernels })
             }
         }
     }

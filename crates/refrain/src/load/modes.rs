@@ -3,10 +3,8 @@
 use std::fmt::Display;
 
 use refrain_device::{GraphMode, GraphReport, StepLimits};
-use refrain_gpu::{
-    CompileOptions, DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, default_decode_sizes, default_prefill_sizes,
-};
-use refrain_program::PassConfig;
+use refrain_gpu::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, default_decode_sizes, default_prefill_sizes};
+use refrain_program::{CompileOptions, PassConfig};
 
 use super::{Device, LoadError, Settings, human_bytes};
 use crate::cli::Origin;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use indicatif::ProgressBar;
 use refrain_device::{Backend, Cell, DeviceError, PoolSizes, Replay, StepLimits};
 use refrain_engine::{Bench, Policy, PolicyMode, StepWorld};
 use refrain_gpu::loader::Digest;
@@ -10,7 +11,7 @@ use refrain_program::Program;
 use serde_json::{Value, json};
 
 use super::timings::Timings;
-use super::{Device, LoadError};
+use super::{Device, LoadError, progress};
 
 /// Seconds of a calibration when nobody says otherwise: graphs of many sizes take longer to measure than two programs.
 const SECONDS_WITH_GRAPHS: f64 = 3.0;
@@ -54,6 +55,7 @@ impl PolicyRequest {
         backend: &mut dyn Backend,
         subject: &Subject<'_>,
         strict: bool,
+        progress: &ProgressBar,
     ) -> Result<Started, LoadError> {
         let begun = Instant::now();
         let mode = self.mode.unwrap_or_default();
@@ -70,7 +72,9 @@ impl PolicyRequest {
             }
             Some(why) => format!("{mode}, without effect: {why}"),
             // A fixed rule needs no numbers, but may be exchanged for the measured one later.
-            None if mode == PolicyMode::Measured => format!("{mode}: {}", self.learn(&mut policy, backend, subject)?),
+            None if mode == PolicyMode::Measured => {
+                format!("{mode}: {}", self.learn(&mut policy, backend, subject, progress)?)
+            }
             None => mode.to_string(),
         };
         Ok(Started { policy, effective, seconds: begun.elapsed().as_secs_f64() })
@@ -82,6 +86,7 @@ impl PolicyRequest {
         policy: &mut Policy,
         backend: &mut dyn Backend,
         subject: &Subject<'_>,
+        progress: &ProgressBar,
     ) -> Result<String, DeviceError> {
         let cells = backend.cells().to_vec();
         let graphs = cells.iter().any(|cell| cell.replay != Replay::None);
@@ -98,7 +103,8 @@ impl PolicyRequest {
         let world = StepWorld { pools: subject.pools, vocab_size: subject.program.vocab_size, chooses };
         let epoch = Instant::now();
         let clock = || epoch.elapsed().as_secs_f64();
-        let mut bench = Bench { backend, world, clock: &clock };
+        let show = |looked_at, kinds| progress::steps(progress, looked_at, kinds);
+        let mut bench = Bench { backend, world, clock: &clock, progress: &show };
         let kept = timings.as_ref().map(|timings| timings.get(&key)).transpose().unwrap_or_else(|why| {
             tracing::warn!("what steps cost is measured anew: {why}");
             None

@@ -1,4 +1,4 @@
-//! A progress bar over the kernels, and then over the weights.
+//! A progress bar over the kernels, then over the weights, then over the kinds of steps that are measured.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +9,24 @@ use refrain_model::{TensorView, WeightSource};
 const KERNELS: &str = "Kernels {bar:40} {pos}/{len} {elapsed}";
 const WEIGHTS: &str = "Loading weights {bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec}";
 
+const STEPS: &str = "Measuring steps {bar:40} {pos}/{len} kinds {elapsed}";
+
+/// Shows that so many kinds of steps of so many were looked at.
+pub fn steps(bar: &ProgressBar, looked_at: usize, kinds: usize) {
+    if looked_at == 0 {
+        bar.set_style(style(STEPS));
+        bar.set_length(kinds as u64);
+        bar.reset_elapsed();
+    }
+    bar.set_position(looked_at as u64);
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is right")
+}
+
 /// Shows that so many kernels of so many are ready; once all are, the bar is that of so many bytes of weights.
 pub fn show(bar: &ProgressBar, (ready, kernels): (usize, usize), weight_bytes: u64) {
-    let style = |template| ProgressStyle::with_template(template).expect("the template is right");
     if ready < kernels {
         if ready == 0 {
             bar.set_style(style(KERNELS));
@@ -72,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_come_before_weights() {
+    fn kernels_come_before_weights_and_both_before_steps() {
         let bar = ProgressBar::hidden();
         show(&bar, (0, 3), 800);
         assert_eq!((bar.position(), bar.length()), (0, Some(3)));
@@ -80,7 +95,10 @@ mod tests {
         assert_eq!((bar.position(), bar.length()), (2, Some(3)));
         show(&bar, (3, 3), 800);
         assert_eq!((bar.position(), bar.length()), (0, Some(800)));
-        // A CPU has none.
+        steps(&bar, 0, 7);
+        steps(&bar, 2, 7);
+        assert_eq!((bar.position(), bar.length()), (2, Some(7)));
+        // A CPU has no kernels.
         show(&bar, (0, 0), 900);
         assert_eq!((bar.position(), bar.length()), (0, Some(900)));
     }

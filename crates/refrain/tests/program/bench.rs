@@ -1,3 +1,4 @@
+use refrain_testkit::{Golden, checkpoint, target_dir};
 use serde_json::{Map, Value};
 
 use super::{Server, output_of, refrain, run, text};
@@ -178,6 +179,39 @@ fn table_is_written_as_json_markdown_and_html() {
 
     let too_long = run(&["bench", "table", "--device", "cpu", "--lengths", "1M", "--quiet"]);
     assert!(text(&too_long.stderr).contains("the longest that fits is"), "{}", text(&too_long.stderr));
+}
+
+/// Every mode on the simulated GPU, which counts what is reserved: nothing is, once it is ready.
+#[test]
+fn a_table_of_a_gpu_shows_that_nothing_is_reserved_after_the_start() {
+    let Some(folder) = checkpoint(&Golden::load("micro-0-f32")) else { return };
+    let (folder, cache) = (folder.display().to_string(), target_dir().join("test-kernels").display().to_string());
+    let arguments = [
+        ["bench", "table", &folder, "--skip-tokenizer-init", "--device", "sim", "--dtype", "float32"].as_slice(),
+        &["--max-model-len", "128", "--max-num-batched-tokens", "128", "--num-gpu-blocks-override", "16"],
+        &[
+            "--kernel-cache-dir",
+            &cache,
+            "--lengths",
+            "40",
+            "--output-len",
+            "3",
+            "--rounds",
+            "1",
+            "--policy-budget",
+            "0.1",
+        ],
+    ];
+    let report = report(&arguments.concat());
+    let memory = &report["memory"];
+    assert!(memory["ready_bytes"].as_u64() > Some(1 << 20), "{memory}");
+    assert_eq!(memory["ready_bytes"], memory["end_bytes"]);
+    assert!(memory["ready_bytes"].as_u64() <= memory["planned_bytes"].as_u64(), "{memory}");
+    let modes = report["lengths"][0]["modes"].as_array().expect("modes").iter();
+    assert_eq!(
+        modes.map(|mode| mode["mode"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["eager", "graph+compile", "measured"]
+    );
 }
 
 /// Processes of their own, one with an empty cache and one with a full one after a warm-up.

@@ -105,7 +105,7 @@ fn cells() -> Vec<Cell> {
 }
 
 fn bench<'a>(backend: &'a mut Launcher, clock: &'a dyn Fn() -> f64) -> Bench<'a> {
-    Bench { backend, world: StepWorld { pools: POOLS, vocab_size: VOCAB, chooses: true }, clock }
+    Bench { backend, world: StepWorld { pools: POOLS, vocab_size: VOCAB, chooses: true }, clock, progress: &|_, _| {} }
 }
 
 /// Seconds of so many steps under a policy.

@@ -7,7 +7,9 @@ use anyhow::Context;
 use refrain::cli::bench::TableArgs;
 use refrain::load::{Device, Loaded, Prepared};
 use refrain_bench::date;
-use refrain_bench::table::{self, Ceilings, DEFAULT_INPUT_LENS, EngineModes, Floor, TableFacts, TableReport};
+use refrain_bench::table::{
+    self, Ceilings, DEFAULT_INPUT_LENS, DeviceMemoryUse, EngineModes, Floor, TableFacts, TableReport,
+};
 use refrain_program::{Program, StepShape};
 use serde_json::{Map, Value};
 
@@ -37,7 +39,7 @@ pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
     let bar = progress_bar("Runs")?;
     let modes = EngineModes::new(&loaded.engine);
     let measurement = runtime()?.block_on(table::run(&loaded.engine, &modes, &table_options, &bar))?;
-    let facts = facts(&loaded, ceilings.clone());
+    let facts = facts(&loaded, ceilings.clone())?;
     let floor = |input_len| floor(&loaded.program, &ceilings, options.batch_size, input_len, options.output_len);
     let report = TableReport::new(facts, notes, measurement, &floor);
 
@@ -106,20 +108,28 @@ fn floor(
     Some(Floor { prefill_seconds: seconds(&prefill), decode_seconds: seconds(&decode) })
 }
 
-fn facts(loaded: &Loaded, ceilings: Ceilings) -> TableFacts {
+/// What is known once all requests have ended.
+fn facts(loaded: &Loaded, ceilings: Ceilings) -> anyhow::Result<TableFacts> {
     let device = loaded.engine.device();
     let report = &loaded.report;
     let mut extra = Map::new();
     extra.insert("memory_plan".to_owned(), report.memory_json());
     extra.insert("settings".to_owned(), Value::Object(report.settings.to_json()));
-    TableFacts {
+    let in_use = loaded.device.in_use().context("can't ask for the memory in use")?;
+    let memory = report.in_use.zip(in_use).map(|(ready, end)| DeviceMemoryUse {
+        planned_bytes: report.memory.total_bytes as u64,
+        ready_bytes: ready as u64,
+        end_bytes: end as u64,
+    });
+    Ok(TableFacts {
         model_id: loaded.model.name.clone(),
         device: format!("{}: {} ({})", device.kind, device.name, device.compute),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         date: date(SystemTime::now()),
         ceilings,
         graph_memory_bytes: report.graphs.as_ref().map(|graphs| graphs.bytes as u64),
+        memory,
         start: super::start_phases(report),
         extra,
-    }
+    })
 }
