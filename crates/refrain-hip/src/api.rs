@@ -144,10 +144,11 @@ pub(crate) mod status {
     pub(crate) const CAPTURED_EVENT: Status = 907;
     pub(crate) const GRAPH_UPDATE_FAILURE: Status = 910;
 
-    /// Whether nothing on the device can be used after this: deinitialised, uncorrectable memory errors, an illegal
-    /// address, a launch that never ended, a destroyed context, a failed assertion, an exception in a kernel.
+    /// Whether nothing on the device can be used after this: deinitialised, an earlier launch that failed,
+    /// uncorrectable memory errors, an illegal address, a launch that never ended, a destroyed context, a failed
+    /// assertion, an exception in a kernel, and what HIP has no name for: an unknown error, and one of the runtime below.
     pub(crate) fn is_fatal(status: Status) -> bool {
-        matches!(status, 4 | 214 | 700 | 702 | 709 | 710 | 719)
+        matches!(status, 4 | 53 | 214 | 700 | 702 | 709 | 710 | 719 | 999 | 1053)
     }
 }
 
@@ -162,3 +163,16 @@ pub(crate) const CAPTURE_ACTIVE: c_int = 1;
 pub(crate) const FUNCTION_SHARED_BYTES: c_int = 1;
 pub(crate) const FUNCTION_LOCAL_BYTES: c_int = 3;
 pub(crate) const FUNCTION_REGISTERS: c_int = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::status::is_fatal;
+
+    #[test]
+    fn codes_that_end_the_device_are_told_from_those_that_do_not() {
+        assert!([4, 53, 214, 700, 702, 709, 710, 719, 999, 1053].into_iter().all(is_fatal));
+        // Invalid value, out of memory, no code for the card, not found, not ready, out of resources, not supported,
+        // errors of captures, a failed update, and a code that no header knows.
+        assert!(![0, 1, 2, 209, 500, 600, 701, 801, 900, 901, 907, 910, 4711].into_iter().any(is_fatal));
+    }
+}

@@ -1,7 +1,7 @@
 //! One device of the driver: making it current, and turning codes into errors.
 
 use crate::api::{self, Hip, Status, status};
-use crate::driver::Driver;
+use crate::driver::{Driver, unavailable};
 use refrain_device::DeviceError;
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -16,23 +16,37 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(driver: Driver, index: usize) -> Context {
+    /// Opens the device of an index.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] when it can't be made current.
+    pub(crate) fn open(driver: Driver, index: usize) -> Result<Context, DeviceError> {
         let device = c_int::try_from(index).unwrap_or(c_int::MAX);
-        Context { driver, label: format!("hip:{index}"), device, lost: OnceLock::new() }
+        // SAFETY: takes a number; an unknown device is an error.
+        match unsafe { (driver.hip.hipSetDevice)(device) } {
+            status::SUCCESS => Ok(Context { driver, label: format!("hip:{index}"), device, lost: OnceLock::new() }),
+            code => {
+                let text = driver.text(code);
+                Err(unavailable(format!("hip:{index} can't be made current: hipSetDevice failed: {code} ({text})")))
+            }
+        }
     }
 
     /// Makes the device current on this thread, which every call needs: HIP keeps it for each thread.
     ///
     /// # Errors
-    /// [`DeviceError::Lost`] once the device is; nothing reaches the driver then, whose calls might never return.
+    /// [`DeviceError::Lost`] once the device is; nothing reaches the driver then, whose calls might never return. A
+    /// device that was opened and can't be made current any more is lost, whatever the code.
     pub(crate) fn enter(&self) -> Result<&Hip, DeviceError> {
         if let Some((call, code)) = self.lost.get() {
             return Err(self.loss(call, *code));
         }
         let hip = &self.driver.hip;
         // SAFETY: takes a number; an unknown device is an error.
-        self.check(unsafe { (hip.hipSetDevice)(self.device) }, || "hipSetDevice".to_owned())?;
-        Ok(hip)
+        match unsafe { (hip.hipSetDevice)(self.device) } {
+            status::SUCCESS => Ok(hip),
+            code => Err(self.lose("hipSetDevice".to_owned(), code)),
+        }
     }
 
     /// HIP's functions for graphs.
@@ -53,10 +67,15 @@ impl Context {
             return Ok(());
         }
         if status::is_fatal(code) {
-            let (call, code) = self.lost.get_or_init(|| (call(), code));
-            return Err(self.loss(call, *code));
+            return Err(self.lose(call(), code));
         }
         Err(self.driver.error(&self.label, call(), code))
+    }
+
+    /// The device is lost, unless it was before: then by that call.
+    fn lose(&self, call: String, code: Status) -> DeviceError {
+        let (call, code) = self.lost.get_or_init(|| (call, code));
+        self.loss(call, *code)
     }
 
     /// An error that the driver did not find, or would not have told.

@@ -60,8 +60,7 @@ impl HipRuntime {
             mma: false,
             overlap: false,
         };
-        let context = Arc::new(Context::new(driver, index));
-        context.enter()?;
+        let context = Arc::new(Context::open(driver, index)?);
         Ok(Arc::new(HipRuntime {
             context,
             options: options.clone(),

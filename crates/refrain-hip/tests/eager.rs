@@ -194,6 +194,36 @@ fn a_lost_device_answers_every_call_with_its_loss() {
 }
 
 #[test]
+fn a_code_after_which_nothing_works_means_that_the_device_is_lost() {
+    for (status, fatal) in [(999, true), (53, true), (1053, true), (1, false), (701, false)] {
+        let fake = Fake::new();
+        let bench = Bench::new(&fake, &[1.0; 256]);
+        fake.set("fill", status);
+        // SAFETY: the fake refuses.
+        let error = unsafe { bench.runtime.fill(bench.stream, bench.data.base(), 0, 64) }.unwrap_err();
+        assert_eq!(error.is_fatal(), fatal, "{status}: {error}");
+        assert_eq!(bench.runtime.synchronize(bench.stream).is_err(), fatal, "{status}");
+    }
+}
+
+#[test]
+fn an_opened_device_that_can_not_be_made_current_is_lost_whatever_the_code() {
+    let fake = Fake::new();
+    let bench = Bench::new(&fake, &[1.0; 256]);
+    fake.set("set_device", 101);
+    let error = bench.runtime.synchronize(bench.stream).unwrap_err();
+    assert!(matches!(&error, DeviceError::Lost { call, code: 101, .. } if call == "hipSetDevice"), "{error}");
+    // It does not come back.
+    fake.set("set_device", 0);
+    assert!(bench.runtime.memory().unwrap_err().is_fatal());
+    // A device that was never opened has not been lost.
+    fake.set("set_device", 999);
+    let error = HipRuntime::open(&fake.options(), 0).map(drop).unwrap_err();
+    assert!(matches!(error, DeviceError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("hip:0 can't be made current: hipSetDevice failed: 999"), "{error}");
+}
+
+#[test]
 fn every_version_s_way_to_tell_the_architecture_is_understood() {
     let told = |fake: &Fake| devices(&fake.options()).unwrap().remove(0);
     let attribute = Fake::without(&["hipGetDevicePropertiesR0600", "hipGetDeviceProperties"]);

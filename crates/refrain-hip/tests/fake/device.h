@@ -37,7 +37,7 @@ API int hipGetDeviceCount(int* count) {
 }
 API int hipSetDevice(int device) {
     ENTER();
-    return device >= 0 && device < fake().numbers["devices"] ? SUCCESS : INVALID_DEVICE;
+    return device >= 0 && device < fake().numbers["devices"] ? (int)fake().numbers["set_device"] : INVALID_DEVICE;
 }
 API int hipDeviceGetName(char* name, int length, int device) {
     ENTER();
@@ -170,6 +170,7 @@ API int hipMemcpyDtoDAsync(void* to, const void* from, size_t bytes, Stream* str
 }
 API int hipMemsetD8Async(void* to, unsigned char value, size_t bytes, Stream* stream) {
     ENTER();
+    if (const long status = fake().numbers["fill"]) return (int)status;
     if (!on_device(to, bytes)) return INVALID_VALUE;
     return submit(stream, {[=](const std::string&) { return memset(to, value, bytes), SUCCESS; }});
 }

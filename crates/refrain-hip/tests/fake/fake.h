@@ -61,6 +61,8 @@ struct Numbers {
         {"memory", 64 << 20},     // bytes
         {"fail_allocation", 0},   // N: the Nth allocation from now on fails
         {"lost_after", -1},       // N: after N more launches every call fails
+        {"set_device", SUCCESS},  // what hipSetDevice answers for a device that there is
+        {"fill", SUCCESS},        // what filling memory answers
         {"late_arguments", 0},    // 1: recorded launches keep pointers to their arguments
         {"drop_node", 0},         // N: the Nth node of a capture is not recorded
         {"spoil_silently", 0},    // 1: a call that a capture does not permit works, and the graph comes out empty
