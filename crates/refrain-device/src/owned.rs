@@ -156,19 +156,20 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Records what `enqueue` puts into the stream, which executes none of it.
+    /// Records what `enqueue` puts into the stream that it is given, which executes none of it. The stream is a new one,
+    /// for [`Runtime::begin_capture`] wants one that was not captured before.
     ///
     /// # Errors
-    /// [`DeviceError`] of `enqueue`, or of the recording; the stream then records no more.
+    /// [`DeviceError`] of `enqueue`, or of the recording.
     pub fn record(
         runtime: &Arc<dyn Runtime>,
-        stream: StreamId,
-        enqueue: impl FnOnce() -> Result<(), DeviceError>,
+        enqueue: impl FnOnce(StreamId) -> Result<(), DeviceError>,
     ) -> Result<Graph, DeviceError> {
-        runtime.begin_capture(stream)?;
-        let enqueued = enqueue();
-        // In any case, for the stream can't be used before.
-        let ended = runtime.end_capture(stream).map(|id| Graph { id, runtime: runtime.clone() });
+        let stream = Stream::new(runtime)?;
+        runtime.begin_capture(stream.id())?;
+        let enqueued = enqueue(stream.id());
+        // In any case, for a stream that records can't be destroyed.
+        let ended = runtime.end_capture(stream.id()).map(|id| Graph { id, runtime: runtime.clone() });
         enqueued.and(ended)
     }
 

@@ -338,7 +338,8 @@ pub trait Runtime: Send + Sync {
     unsafe fn launch(&self, stream: StreamId, launch: &Launch<'_>, arguments: &[u8]) -> Result<(), DeviceError>;
 
     /// Begins to record what is enqueued in the stream instead of executing it. Until the end of the capture nothing
-    /// may be allocated, loaded or waited for.
+    /// may be allocated, loaded or waited for. Each capture should have a stream of its own: with some versions of HIP a
+    /// second capture of a stream goes wrong.
     fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError>;
 
     /// Ends the recording and makes it launchable. A capture that went wrong is an error, never an empty graph.

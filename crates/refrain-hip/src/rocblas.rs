@@ -58,8 +58,12 @@ pub(crate) struct RocBlas {
 /// rocBLAS's handle, which one thread at a time may use, and what it was last told.
 struct State {
     handle: Handle,
+    stream: StreamId,
     workspace: (DevicePtr, usize),
 }
+
+/// The default stream, which is nobody's.
+const NO_STREAM: StreamId = StreamId(0);
 
 // SAFETY: the handle may be used from any thread, by one at a time.
 unsafe impl Send for State {}
@@ -95,8 +99,34 @@ impl RocBlas {
             // SAFETY: a handle that was just made; 0 forbids atomics.
             unsafe { set(made, 0) };
         }
-        let state = Mutex::new(State { handle: made, workspace: (DevicePtr(0), 0) });
+        let state = Mutex::new(State { handle: made, stream: NO_STREAM, workspace: (DevicePtr(0), 0) });
         Ok(RocBlas { context, captures, table, version, state })
+    }
+
+    /// Says in which stream products are from now on. To be said before the stream is captured, for rocBLAS asks HIP after a
+    /// stream that is new to it.
+    pub(crate) fn enter(&self, stream: StreamId) -> Result<(), DeviceError> {
+        self.set_stream(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), stream)
+    }
+
+    /// Forgets a stream that is about to end.
+    pub(crate) fn leave(&self, stream: StreamId) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.stream == stream {
+            // The default stream is always there.
+            let _ = self.set_stream(&mut state, NO_STREAM);
+        }
+    }
+
+    fn set_stream(&self, state: &mut State, stream: StreamId) -> Result<(), DeviceError> {
+        if state.stream != stream {
+            // SAFETY: a handle of this device, a stream of this runtime.
+            match unsafe { (self.table.rocblas_set_stream)(state.handle, handle(stream.0)) } {
+                0 => state.stream = stream,
+                code => return Err(self.error("rocblas_set_stream".to_owned(), code)),
+            }
+        }
+        Ok(())
     }
 
     fn error(&self, call: String, code: Status) -> DeviceError {
@@ -183,9 +213,9 @@ impl Gemm for RocBlas {
         };
         let result = (|| {
             let workspace = (operands.workspace, operands.workspace_bytes);
-            // SAFETY: a handle of this device, a stream of this runtime, memory of the caller.
+            self.set_stream(&mut state, stream)?;
+            // SAFETY: a handle of this device, memory of the caller.
             unsafe {
-                check((self.table.rocblas_set_stream)(state.handle, handle(stream.0)), "rocblas_set_stream")?;
                 // Only when it changes: rocBLAS frees what it had, which a capture would not survive.
                 if state.workspace != workspace && workspace.1 > 0 {
                     let address = handle(workspace.0.0);

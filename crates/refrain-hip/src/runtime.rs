@@ -17,7 +17,8 @@ use std::sync::{Arc, OnceLock};
 /// An AMD or Hygon GPU.
 ///
 /// Versions of HIP have had errors in captures (issues ROCm/TheRock 7869 and 7877, ROCm/pytorch 3323). What can be done about
-/// them is done here, except for one: a stream may not be captured twice. Callers take a new one for each capture.
+/// them is done here, except for one: a stream may not be captured twice. `refrain_device::Graph` takes a new one for
+/// each capture.
 pub struct HipRuntime {
     context: Arc<Context>,
     options: HipOptions,

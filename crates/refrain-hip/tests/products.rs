@@ -116,9 +116,13 @@ fn a_product_is_recorded_once_it_has_run() {
     products.write(&SHAPE, &x, &weight);
     products.run(&SHAPE).unwrap();
     let runtime = &products.bench.runtime;
-    runtime.begin_capture(products.bench.stream).unwrap();
-    products.run(&SHAPE).unwrap();
-    let graph = runtime.end_capture(products.bench.stream).unwrap();
+    // In a stream of its own, which rocBLAS has not seen before.
+    let stream = runtime.create_stream().unwrap();
+    runtime.begin_capture(stream).unwrap();
+    // SAFETY: the operands are as large as the shape says.
+    unsafe { runtime.gemm().unwrap().run(stream, &SHAPE, &products.operands()) }.unwrap();
+    let graph = runtime.end_capture(stream).unwrap();
+    runtime.destroy_stream(stream);
     assert_eq!((runtime.graph_nodes(graph).unwrap(), fake.get("illegal_calls")), (1, 0));
     let other = numbers(SHAPE.m * SHAPE.x_stride, 5);
     products.write(&SHAPE, &other, &weight);

@@ -4,11 +4,14 @@
 
 mod support;
 
-use refrain_device::{Backend, DeviceError, Runtime, Segment, Step};
+use refrain_device::{Backend, DeviceError, GraphMode, Replay, Runtime, Segment, Step};
 use refrain_gpu::check::{Rig, Scale, cases, failures};
-use refrain_gpu::{GpuBackend, GpuOptions, KernelOptions, Target};
-use refrain_program::{BuildOptions, Dtype};
-use refrain_testkit::{Difference, Golden, Invariance, Prepared, Runner, check_all_ways, checkpoint, target_dir};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, Target};
+use refrain_program::{BuildOptions, CompileOptions, Dtype};
+use refrain_testkit::{
+    Difference, Golden, Invariance, Prepared, Runner, answer_step, answer_tokens, check_all_ways, checkpoint,
+    smallest_graph, target_dir,
+};
 use support::fake::Fake;
 
 #[test]
@@ -28,15 +31,15 @@ fn kernels_match_double_precision_by_way_of_hip() {
     assert!(chosen.len() >= 10, "only {} kernels", chosen.len());
 }
 
-/// A model on a machine, in f32; `None` when its checkpoint can't be made.
-fn load(fake: &Fake, golden: &Golden) -> Option<(GpuBackend, usize)> {
+/// A model on a machine with rocBLAS, in f32; `None` when its checkpoint can't be made.
+fn load(fake: &Fake, golden: &Golden, options: GpuOptions) -> Option<(GpuBackend, usize)> {
     let folder = checkpoint(golden)?;
     fake.set("memory", 1 << 30);
     fake.add_rocblas(None);
     let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() };
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
-    let options = GpuOptions { kernels, ..GpuOptions::default() };
+    let options = GpuOptions { kernels, ..options };
     let backend = GpuBackend::load(fake.open(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
     Some((backend.unwrap(), program.vocab_size))
 }
@@ -46,15 +49,51 @@ fn a_model_matches_transformers_by_way_of_hip() {
     let mut golden = Golden::load("micro-1-f32");
     golden.prompts.retain(|prompt| prompt.ids.len() <= 65);
     let fake = Fake::new();
-    let Some((backend, vocab_size)) = load(&fake, &golden) else { return };
+    let Some((backend, vocab_size)) = load(&fake, &golden, GpuOptions::default()) else { return };
     let mut runner = Runner::new(Box::new(backend), vocab_size);
     check_all_ways(&golden, &mut runner, Difference::check_f32, Invariance::Gate);
+}
+
+/// The default mode: compiled, with graphs of all kinds, two steps in flight, tokens chosen on the device.
+#[test]
+fn recorded_steps_in_flight_choose_the_tokens_of_eager_ones_by_way_of_hip() {
+    const ANSWER: u32 = 5;
+    let fake = Fake::new();
+    fake.set("late_arguments", 1);
+    fake.set("stale_captures", 1);
+    let (mode, strict) = (GraphMode::FullAndPiecewise, true);
+    let (decode_sizes, prefill_sizes) = (Some(vec![1, 2]), Some(vec![64]));
+    let graphs = GraphOptions { mode, decode_sizes, prefill_sizes, strict, ..GraphOptions::default() };
+    let options = GpuOptions { compile: Some(CompileOptions::default()), graphs, ..GpuOptions::default() };
+    let Some((mut backend, vocab_size)) = load(&fake, &Golden::load("micro-1-f32"), options) else { return };
+    assert_eq!(fake.get("illegal_calls"), 0);
+    let mut expected: Vec<[u32; 2]> = Vec::new();
+    for position in 0..ANSWER {
+        let step = answer_step(position, vocab_size, expected.last().copied());
+        expected.push(answer_tokens(backend.execute(&step).unwrap()));
+    }
+    assert!(expected.windows(2).any(|pair| pair[0] != pair[1]), "the answer says something");
+
+    let begin = |backend: &mut GpuBackend, position| {
+        let step = answer_step(position, vocab_size, None);
+        let cell = smallest_graph(backend.cells(), &step.shape());
+        assert_eq!((cell.compiled, cell.replay == Replay::Full), (true, position > 0), "{cell}");
+        assert_ne!(cell.replay, Replay::None);
+        backend.begin(&step, cell).unwrap();
+    };
+    begin(&mut backend, 0);
+    for position in 1..ANSWER {
+        begin(&mut backend, position);
+        assert_eq!(answer_tokens(backend.finish().unwrap()), expected[position as usize - 1], "token {position}");
+    }
+    assert_eq!(answer_tokens(backend.finish().unwrap()), expected[ANSWER as usize - 1]);
+    assert!(fake.get("graph_launches") > 0);
 }
 
 #[test]
 fn a_device_that_is_lost_in_the_middle_of_a_step_ends_it_and_all_after_it() {
     let fake = Fake::new();
-    let Some((mut backend, _)) = load(&fake, &Golden::load("micro-1-f32")) else { return };
+    let Some((mut backend, _)) = load(&fake, &Golden::load("micro-1-f32"), GpuOptions::default()) else { return };
     let segment = Segment { row: 0, len: 1, position: 0, scan: 0, slot: 0, blocks: 0, num_blocks: 1 };
     let step =
         Step { tokens: vec![1], segments: vec![segment], block_table: vec![0], logit_rows: vec![0], ..Step::default() };

@@ -130,8 +130,8 @@ impl Recorder<'_> {
         for run in list.runs(&counts, |op| records(cell, op)) {
             // A graph of one node costs as much as its launch.
             if run.recorded && run.launches > 1 {
-                let enqueue = || list.enqueue(run.ops.clone(), &counts, &self.queue);
-                let graph = Graph::record(self.runtime, self.queue.stream, enqueue)?;
+                let enqueue = |stream| list.enqueue(run.ops.clone(), &counts, &Queue { stream, ..self.queue });
+                let graph = Graph::record(self.runtime, enqueue)?;
                 nodes += graph.nodes()?;
                 sections.push(Section::Graph(graph));
             } else {

@@ -97,6 +97,9 @@ impl Runtime for HipRuntime {
             // Whoever began the capture has given up on it.
             let _ = self.end_capture(stream).map(|graph| self.destroy_graph(graph));
         }
+        if let Some(Ok(products)) = self.products.get() {
+            products.leave(stream);
+        }
         // SAFETY: from `create_stream`, destroyed once; HIP ends its work first.
         unsafe { (hip.hipStreamDestroy)(handle(stream.0)) };
     }
@@ -259,6 +262,10 @@ impl Runtime for HipRuntime {
     }
 
     fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError> {
+        if let Some(Ok(products)) = self.products.get() {
+            self.context.enter()?;
+            products.enter(stream)?;
+        }
         graphs::begin(&self.context, &self.captures, stream)
     }
 

@@ -65,6 +65,7 @@ struct Numbers {
         {"fill", SUCCESS},        // what filling memory answers
         {"late_arguments", 0},    // 1: recorded launches keep pointers to their arguments
         {"drop_node", 0},         // N: the Nth node of a capture is not recorded
+        {"stale_captures", 0},    // 1: another capture of a stream gives what its first one gave
         {"spoil_silently", 0},    // 1: a call that a capture does not permit works, and the graph comes out empty
         {"refuse_update", 0},     // 1: graphs can't be updated, and are changed by the attempt
     };
@@ -101,6 +102,7 @@ struct Stream {
     std::deque<Node> queue; // nothing runs before somebody waits
     Graph* capture = nullptr;
     bool origin = false;
+    std::vector<Node> first; // what its first capture recorded
     int failure = SUCCESS;
 };
 struct Event {

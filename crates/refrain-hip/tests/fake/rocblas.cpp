@@ -1,10 +1,12 @@
 // A rocBLAS for the fake HIP library that lies in the same folder: its functions, its enumerations, its column-major
-// matrices, and its habit of freeing memory of its own when it is given a workspace.
+// matrices, and its habits: to free memory of its own when it is given a workspace, and to ask after a stream that is new
+// to it, which no capture survives.
 #include "fake.h"
 
 typedef int Enqueue(void* stream, int (*run)(const void*), const void* data, size_t bytes);
 typedef int Malloc(void** memory, size_t bytes);
 typedef int Free(void* memory);
+typedef int Query(void* stream);
 
 template <class F> static F* hip(const char* name) {
     Dl_info info;
@@ -63,7 +65,12 @@ API const char* rocblas_status_to_string(int status) {
     return status == 2 ? "rocblas_status_not_implemented" : "rocblas_status_something";
 }
 API int rocblas_set_atomics_mode(Handle*, int mode) { return mode == 0 ? 0 : 11; }
-API int rocblas_set_stream(Handle* handle, void* stream) { return handle->stream = stream, 0; }
+API int rocblas_set_stream(Handle* handle, void* stream) {
+    if (stream == handle->stream) return 0;
+    if (stream && hip<Query>("hipStreamQuery")(stream) == 400) return 11;
+    handle->stream = stream;
+    return 0;
+}
 API int rocblas_set_workspace(Handle* handle, void* memory, size_t bytes) {
     if (handle->own && hip<Free>("hipFree")(handle->own)) return 6;
     handle->own = nullptr, handle->workspace = memory, handle->bytes = bytes;

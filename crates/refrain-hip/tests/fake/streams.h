@@ -58,6 +58,17 @@ API int hipStreamSynchronize(Stream* stream) {
     return drain(stream);
 }
 
+API int hipStreamQuery(Stream* stream) {
+    ENTER();
+    if (!fake().streams.count(stream)) return INVALID_HANDLE;
+    if (stream->capture) {
+        fake().numbers["illegal_calls"]++;
+        stream->capture->spoilt = true;
+        return CAPTURE_UNSUPPORTED;
+    }
+    return stream->queue.empty() ? SUCCESS : NOT_READY;
+}
+
 API int hipEventCreateWithFlags(Event** event, unsigned) {
     ENTER();
     fake().events.insert(*event = new Event);
@@ -139,6 +150,8 @@ API int hipStreamEndCapture(Stream* stream, Graph** graph) {
         return CAPTURE_INVALIDATED;
     }
     if (made->spoilt) made->nodes.clear();
+    if (stream->first.empty()) stream->first = made->nodes;
+    else if (fake().numbers["stale_captures"]) made->nodes = stream->first;
     *graph = made;
     return SUCCESS;
 }
