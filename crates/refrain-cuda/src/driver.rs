@@ -1,9 +1,10 @@
 //! The driver: found and initialised once for the process; its errors.
 
 use crate::bindings::driver::{CUresult, DriverTable};
-use crate::library::{self, CudaOptions};
+use crate::library::{self, CudaOptions, Folders};
 use refrain_device::DeviceError;
 use std::ffi::{CStr, c_char};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Name of the driver's library.
@@ -85,8 +86,8 @@ pub(crate) fn unavailable(why: String) -> DeviceError {
 }
 
 fn load(options: &CudaOptions) -> Result<Driver, String> {
-    let known = FOLDERS.iter().map(std::path::PathBuf::from).filter(|folder| folder.is_dir());
-    let folders: Vec<_> = options.library_dirs.iter().cloned().chain(known).collect();
+    let usual = FOLDERS.iter().map(PathBuf::from).filter(|folder| folder.is_dir()).collect();
+    let folders = Folders { usual, ..library::folders(options) };
     let found = library::find(&[LIBRARY], &folders).map_err(|why| {
         format!(
             "NVIDIA's driver library {why}; install NVIDIA's driver (525 or newer); in a container, start it with the \

@@ -4,7 +4,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 use std::ffi::{CStr, OsStr, c_void};
 use std::path::{Path, PathBuf};
 
-/// Where CUDA's libraries are looked for besides the loader's own places (`LD_LIBRARY_PATH`, the system's cache) and
+/// Where CUDA's libraries are looked for before the loader's own places (`LD_LIBRARY_PATH`, the system's cache) and
 /// `/usr/local/cuda*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CudaOptions {
@@ -20,11 +20,21 @@ pub(crate) struct Found {
     pub(crate) name: String,
 }
 
-/// Loads the first library that exists: each name through the loader, then each name in each folder.
+/// Folders with libraries: those that somebody named, and those in which they usually are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Folders {
+    /// Before the loader's own places.
+    pub(crate) given: Vec<PathBuf>,
+    /// Behind them.
+    pub(crate) usual: Vec<PathBuf>,
+}
+
+/// Loads the first library that exists: each name in each folder that was given, then through the loader, then in the
+/// usual folders.
 ///
 /// # Errors
 /// What was looked for and where, and what the loader said about files that exist.
-pub(crate) fn find<S: AsRef<str>>(names: &[S], folders: &[PathBuf]) -> Result<Found, String> {
+pub(crate) fn find<S: AsRef<str>>(names: &[S], folders: &Folders) -> Result<Found, String> {
     let mut problems = Vec::new();
     let mut try_load = |candidate: &OsStr| match load(candidate) {
         Ok(library) => Some(Found { library, name: candidate.to_string_lossy().into_owned() }),
@@ -36,11 +46,16 @@ pub(crate) fn find<S: AsRef<str>>(names: &[S], folders: &[PathBuf]) -> Result<Fo
             None
         }
     };
-    let in_folders = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name.as_ref())));
-    let found = names.iter().find_map(|name| try_load(OsStr::new(name.as_ref())));
-    let found = found.or_else(|| in_folders.filter(|path| path.exists()).find_map(|path| try_load(path.as_os_str())));
+    let files = |folders: &[PathBuf]| -> Vec<PathBuf> {
+        let all = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name.as_ref())));
+        all.filter(|path| path.exists()).collect()
+    };
+    let by_name = names.iter().map(|name| PathBuf::from(name.as_ref()));
+    let candidates = files(&folders.given).into_iter().chain(by_name).chain(files(&folders.usual));
+    let found = candidates.into_iter().find_map(|candidate| try_load(candidate.as_os_str()));
     found.ok_or_else(|| {
-        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        let folders = folders.given.iter().chain(&folders.usual).map(|folder| folder.display().to_string());
+        let folders: Vec<String> = folders.collect();
         let places = if folders.is_empty() { String::new() } else { format!(", nor in {}", folders.join(", ")) };
         let problems: String = problems.iter().map(|problem| format!("; {problem}")).collect();
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
@@ -65,8 +80,8 @@ pub(crate) fn load(name: &OsStr) -> Result<Library, String> {
     })
 }
 
-/// Folders in which a toolkit's libraries may lie: those of the options, then `/usr/local/cuda*`, newest first.
-pub(crate) fn folders(options: &CudaOptions) -> Vec<PathBuf> {
+/// Folders in which a toolkit's libraries may lie: those of the options, and `/usr/local/cuda*`, newest first.
+pub(crate) fn folders(options: &CudaOptions) -> Folders {
     let mut toolkits: Vec<PathBuf> = std::fs::read_dir("/usr/local")
         .into_iter()
         .flatten()
@@ -75,7 +90,7 @@ pub(crate) fn folders(options: &CudaOptions) -> Vec<PathBuf> {
         .collect();
     toolkits.sort_by_key(|path| std::cmp::Reverse(version_in(path)));
     let given = options.library_dirs.iter().flat_map(|folder| std::iter::once(folder.clone()).chain(below(folder)));
-    given.chain(toolkits.iter().flat_map(|toolkit| below(toolkit))).collect()
+    Folders { given: given.collect(), usual: toolkits.iter().flat_map(|toolkit| below(toolkit)).collect() }
 }
 
 /// The library folders of a toolkit that exist.
@@ -112,11 +127,22 @@ pub(crate) fn file_of(function: *const c_void) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
+    /// C's cosine.
+    fn cos(math: &Found) -> *const c_void {
+        // SAFETY: its signature.
+        let cos = unsafe { *math.library.get::<unsafe extern "C" fn(f64) -> f64>(b"cos\0").unwrap() };
+        cos as *const c_void
+    }
+
+    fn usual(folder: &Path) -> Folders {
+        Folders { usual: vec![folder.to_owned()], ..Folders::default() }
+    }
+
     #[test]
     fn what_is_missing_is_named_with_the_places() {
         let folder = tempfile::tempdir().unwrap();
         let wanted = ["librefrain-nowhere.so.13", "librefrain-nowhere.so.12"];
-        let why = find(&wanted, &[folder.path().to_owned()]).err().unwrap();
+        let why = find(&wanted, &usual(folder.path())).err().unwrap();
         assert!(why.contains("librefrain-nowhere.so.13 or librefrain-nowhere.so.12 was not found"), "{why}");
         assert!(why.contains(&folder.path().display().to_string()), "{why}");
     }
@@ -125,16 +151,25 @@ mod tests {
     fn a_file_that_is_no_library_is_reported_with_the_loaders_words() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("librefrain-broken.so"), "not a library").unwrap();
-        let why = find(&["librefrain-broken.so"], &[folder.path().to_owned()]).err().unwrap();
+        let why = find(&["librefrain-broken.so"], &usual(folder.path())).err().unwrap();
         let path = folder.path().join("librefrain-broken.so");
         assert!(why.contains(&path.display().to_string()), "{why}");
         assert!(why.contains("invalid ELF header") || why.contains("too short"), "{why}");
     }
 
     #[test]
-    fn the_loaders_own_libraries_come_first() {
-        let found = find(&["librefrain-nowhere.so", "libc.so.6"], &[]).unwrap();
-        assert_eq!(found.name, "libc.so.6");
+    fn folders_that_are_given_come_before_the_loaders_own_places_and_the_usual_ones_behind_them() {
+        let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let real = find(&["libm.so.6"], &Folders::default()).unwrap();
+        assert_eq!(real.name, "libm.so.6");
+        for folder in [&first, &second] {
+            std::fs::copy(file_of(cos(&real)).unwrap(), folder.path().join("libm.so.6")).unwrap();
+        }
+        let wanted = ["librefrain-nowhere.so", "libm.so.6"];
+        assert_eq!(find(&wanted, &usual(first.path())).unwrap().name, "libm.so.6");
+        let options = CudaOptions { library_dirs: [&second, &first].map(|folder| folder.path().to_owned()).to_vec() };
+        let found = find(&wanted, &folders(&options)).unwrap();
+        assert_eq!(file_of(cos(&found)).unwrap(), second.path().join("libm.so.6"));
     }
 
     #[test]
@@ -142,7 +177,7 @@ mod tests {
         let toolkit = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(toolkit.path().join("lib64")).unwrap();
         let options = CudaOptions { library_dirs: vec![toolkit.path().to_owned()] };
-        assert_eq!(folders(&options)[..2], [toolkit.path().to_owned(), toolkit.path().join("lib64")]);
+        assert_eq!(folders(&options).given, [toolkit.path().to_owned(), toolkit.path().join("lib64")]);
     }
 
     #[test]
@@ -160,9 +195,7 @@ mod tests {
 
     #[test]
     fn the_file_of_a_function_is_found() {
-        let found = find(&["libm.so.6"], &[]).unwrap();
-        // SAFETY: the signature of C's `cos`.
-        let cos = unsafe { *found.library.get::<unsafe extern "C" fn(f64) -> f64>(b"cos\0").unwrap() };
-        assert!(file_of(cos as *const c_void).unwrap().ends_with("libm.so.6"));
+        let found = find(&["libm.so.6"], &Folders::default()).unwrap();
+        assert!(file_of(cos(&found)).unwrap().ends_with("libm.so.6"));
     }
 }

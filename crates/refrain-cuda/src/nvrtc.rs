@@ -19,7 +19,7 @@ pub struct NvrtcCompiler {
 }
 
 impl NvrtcCompiler {
-    /// Finds and loads NVRTC: through the loader, then in the folders of the options, then in `/usr/local/cuda*`.
+    /// Finds and loads NVRTC: in the folders of the options, then through the loader, then in `/usr/local/cuda*`.
     ///
     /// # Errors
     /// [`DeviceError::NoCompiler`]: what was looked for, where, and what to do.
