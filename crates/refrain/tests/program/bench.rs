@@ -201,8 +201,9 @@ fn a_table_of_a_gpu_shows_that_nothing_is_reserved_after_the_start() {
             "--policy-budget",
             "0.1",
         ],
-    ];
-    let report = report(&arguments.concat());
+    ]
+    .concat();
+    let report = report(&arguments);
     let memory = &report["memory"];
     assert!(memory["ready_bytes"].as_u64() > Some(1 << 20), "{memory}");
     assert_eq!(memory["ready_bytes"], memory["end_bytes"]);
