@@ -10,7 +10,7 @@ use crate::gemm::CublasLt;
 use crate::graphs::Graphs;
 use crate::library::CudaOptions;
 use crate::nvrtc::NvrtcCompiler;
-use refrain_device::{DeviceError, Gemm, Runtime, RuntimeInfo};
+use refrain_device::{DeviceError, Runtime, RuntimeInfo};
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -67,18 +67,6 @@ impl CudaRuntime {
             graphs: Graphs::new(context.clone()),
             context,
         }))
-    }
-
-    /// The vendor's matrix products, or why there are none. The library is loaded at the first call, which takes a
-    /// moment.
-    ///
-    /// # Errors
-    /// What was looked for, where, and what to do.
-    pub fn matrix_products(&self) -> Result<&dyn Gemm, &str> {
-        match self.gemm.get_or_init(|| CublasLt::load(&self.context, &self.options)) {
-            Ok(gemm) => Ok(gemm),
-            Err(why) => Err(why),
-        }
     }
 
     /// The driver's functions, with this device's context current.

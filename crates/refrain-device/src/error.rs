@@ -99,6 +99,12 @@ pub enum DeviceError {
         /// Why it can't be compiled, and what would help.
         why: String,
     },
+    /// The vendor's matrix products were asked for and can't be had.
+    #[error("the vendor's matrix products can't be used: {why}")]
+    NoProducts {
+        /// Why not.
+        why: String,
+    },
     /// Steps were to be recorded as graphs, strictly, and some can't be.
     #[error("{cell} can't be recorded{}: {why}", more(*others))]
     GraphRefused {

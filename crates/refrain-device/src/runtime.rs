@@ -364,6 +364,7 @@ pub trait Runtime: Send + Sync {
     /// The compiler for this device; `None` when none is installed, and why not.
     fn compiler(&self) -> Result<&dyn Compiler, DeviceError>;
 
-    /// The vendor's matrix products, where installed.
-    fn gemm(&self) -> Option<&dyn Gemm>;
+    /// The vendor's matrix products, or why there are none: what was looked for and where, or what is wrong with what was
+    /// found. The library is loaded at the first call.
+    fn gemm(&self) -> Result<&dyn Gemm, &str>;
 }

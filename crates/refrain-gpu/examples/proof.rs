@@ -9,7 +9,7 @@
 
 use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, Cell, DeviceError, GraphMode, Runtime};
-use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, ProductsChoice};
 use refrain_hip::{HipOptions, HipRuntime};
 use refrain_program::{BuildOptions, CacheDtype, CompileOptions, Dtype, Fp8};
 use refrain_sim::{SimOptions, SimRuntime};
@@ -178,7 +178,7 @@ fn small(device: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let folder = checkpoint(&golden).ok_or("no checkpoint")?;
     for types in [in_bf16, in_f32] {
         // Stores of the vendor's library by the bulk copy engine are invisible to initcheck.
-        let options = GpuOptions { library: false, ..GpuOptions::default() };
+        let options = GpuOptions { products: ProductsChoice::Own, ..GpuOptions::default() };
         let answers = greedy(&mut runner_with(&runtime, &folder, types, options), &[0, 1, 2], 4);
         println!("{answers:?}");
     }

@@ -3,13 +3,14 @@
 //! between them: the next one can be enqueued while this one runs.
 
 use crate::Target;
-use crate::graphs::{GraphOptions, Graphs, Recorder};
+use crate::graphs::{GraphOptions, Graphs, Recorder, wanted};
 use crate::kernels::sample::{Sample, can_choose, sampling_limits};
 use crate::layout::Layout;
 use crate::loader::{KernelOptions, Kernels, PrepareReport};
 use crate::lower::{self, Places};
 use crate::marks::Marks;
 use crate::ops::Queue;
+use crate::products::{Products, ProductsChoice};
 use crate::programs::{Lowering, Programs};
 use crate::step_block::StepCounts;
 use crate::supported::check_program;
@@ -25,23 +26,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How the backend is loaded.
-#[derive(Clone, Debug)]
+///
+/// The default: products of the library where it has all of them, kernels from the compiler only, nothing compiled and no
+/// graphs.
+#[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
     /// Where kernels come from.
     pub kernels: KernelOptions,
-    /// Whether products of many rows may go to the vendor's library, where there is one.
-    pub library: bool,
+    /// Whose products of many rows are used.
+    pub products: ProductsChoice,
     /// How the program is compiled; `None` is not at all.
     pub compile: Option<CompileOptions>,
     /// What is recorded as graphs: the compiled program where there is one.
     pub graphs: GraphOptions,
-}
-
-impl Default for GpuOptions {
-    /// With the library, kernels from the compiler only, nothing compiled and no graphs.
-    fn default() -> GpuOptions {
-        GpuOptions { kernels: KernelOptions::default(), library: true, compile: None, graphs: GraphOptions::default() }
-    }
 }
 
 /// A program with its weights on a GPU.
@@ -53,6 +50,7 @@ pub struct GpuBackend {
     pools: PoolSizes,
     layout: Layout,
     programs: Programs,
+    products: Products,
     compiled: Vec<CompiledRange>,
     graphs: Graphs,
     cells: Vec<Cell>,
@@ -93,28 +91,35 @@ impl GpuBackend {
         options: &GpuOptions,
         progress: &dyn Fn(usize, usize),
     ) -> Result<GpuBackend, DeviceError> {
-        check_program(&*runtime, program, &limits, options.library)?;
+        let mut products = options.products.of(&*runtime)?;
         let target = Target::from(runtime.info());
         let compiled = options.compile.as_ref().map(|compile| compile_ranges(program, compile)).unwrap_or_default();
         let others: Vec<&Program> = compiled.iter().map(|(_, program)| program).collect();
-        others.iter().try_for_each(|program| check_program(&*runtime, program, &limits, options.library))?;
+        let check = |products: &Products| {
+            let all = || [program].into_iter().chain(others.iter().copied());
+            all().try_for_each(|program| check_program(&*runtime, program, &limits, products.are_the_library_s()))
+        };
+        check(&products)?;
         let layouts = Layout::new_for(program, &others, &limits, &pools, &target);
         let layout = layouts[0].clone();
         let memory = DeviceMemory::new(&runtime, layout.bytes, "weights, activations and state pools")?;
         let base = memory.base();
-        let gemm = options.library && runtime.gemm().is_some();
-        let lower =
-            |(program, layout)| Lowering::new(&Places { program, layout, base, target: &target, gemm }, &limits);
-        let lowerings: Vec<Lowering> = [program].into_iter().chain(others).zip(&layouts).map(lower).collect();
-        let sample = lowerings[0].sample;
         let kernels = Kernels::with(runtime.clone(), options.kernels.clone());
-        let report = kernels.prepare(&lower::kernels(lowerings.iter().flat_map(Lowering::all)), progress)?;
-        let mut ready =
-            lowerings.into_iter().map(|lowering| lowering.ready(&kernels)).collect::<Result<Vec<_>, _>>()?;
-        let eager = ready.remove(0);
-        let compiled: Vec<CompiledRange> = compiled.into_iter().map(|(range, _)| range).collect();
-        let ranges = compiled.iter().map(|range| range.most_rows).zip(ready).collect();
-        let programs = Programs { eager, compiled: ranges };
+        let ranges: Vec<CompiledRange> = compiled.iter().map(|(range, _)| range.clone()).collect();
+        let prepare = |products: &Products| -> Result<(Programs, PrepareReport), DeviceError> {
+            let gemm = products.are_the_library_s();
+            let lower =
+                |(program, layout)| Lowering::new(&Places { program, layout, base, target: &target, gemm }, &limits);
+            let all = [program].into_iter().chain(others.iter().copied());
+            let lowerings: Vec<Lowering> = all.zip(&layouts).map(lower).collect();
+            let report = kernels.prepare(&lower::kernels(lowerings.iter().flat_map(Lowering::all)), progress)?;
+            let ready = lowerings.into_iter().map(|lowering| lowering.ready(&kernels));
+            let mut ready = ready.collect::<Result<Vec<_>, _>>()?;
+            let eager = ready.remove(0);
+            let compiled = ranges.iter().map(|range| range.most_rows).zip(ready).collect();
+            Ok((Programs { eager, compiled }, report))
+        };
+        let (mut programs, mut report) = prepare(&products)?;
         for (rope, offset) in &layout.frequencies {
             copy(&runtime, base.offset(*offset), bytemuck::cast_slice(&rope.frequencies()))?;
         }
@@ -137,11 +142,24 @@ impl GpuBackend {
         stream.synchronize()?;
         let gemm_workspace = (base.offset(layout.gemm_workspace), layout.workspaces.gemm);
         let queue = Queue { runtime: &*runtime, stream: stream.id(), gemm_workspace, marks: None };
-        programs.warm_library(&limits, &queue)?;
-        programs.tune_library(&limits, &queue)?;
-        let (limits_of, step_layout, is_compiled) = (&limits, &layout.step_layout, options.compile.is_some());
-        let recorder = Recorder { runtime: &runtime, queue, limits: limits_of, step_layout, compiled: is_compiled };
-        let graphs = recorder.record(&options.graphs, |cell| &programs.of(cell, cell.rows).ops)?;
+        let wanted = wanted(&options.graphs, &limits, options.compile.is_some())?;
+        let recorder = Recorder { runtime: &runtime, queue, limits: &limits, step_layout: &layout.step_layout };
+        if let Products::Library(name) = &products {
+            let warm = || {
+                programs.warm_library(&limits, &recorder.queue)?;
+                programs.tune_library(&limits, &recorder.queue)?;
+                recorder.warm_library(&wanted, |cell| &programs.of(cell, cell.rows).ops)?;
+                stream.synchronize()
+            };
+            if let Err(failure) = warm() {
+                products = options.products.without(name, failure)?;
+                check(&products)?;
+                let (others, of_others) = prepare(&products)?;
+                (programs, report) = (others, report.and(of_others));
+            }
+        }
+        let graphs = recorder.record(&options.graphs, &wanted, |cell| &programs.of(cell, cell.rows).ops)?;
+        let sample = programs.eager.sample;
         let recorded = graphs.report.recorded.iter().map(|recorded| recorded.cell);
         let cells: Vec<Cell> = programs.cells().into_iter().chain(recorded).collect();
         let mut ways: Vec<&str> = Vec::new();
@@ -164,7 +182,8 @@ impl GpuBackend {
             limits,
             pools,
             programs,
-            compiled,
+            products,
+            compiled: ranges,
             graphs,
             cells,
             gemm_workspace,
@@ -188,6 +207,11 @@ impl GpuBackend {
     /// What was compiled and loaded.
     pub fn report(&self) -> &PrepareReport {
         &self.report
+    }
+
+    /// Whose products of many rows it uses.
+    pub fn products(&self) -> &Products {
+        &self.products
     }
 
     /// What the passes have done, for each range of rows; none when nothing is compiled.
@@ -271,7 +295,7 @@ impl GpuBackend {
             let (offset, bytes) = self.sample.space.results(step);
             (turn.result.base(), self.sample.workspace.offset(offset), bytes)
         } else {
-            let logits = self.programs.of(&cell, counts.tokens).logits;
+            let logits = self.programs.of(&cell, counts.tokens).sample.logits;
             (self.host_logits.base(), logits, step.logit_rows.len() * self.vocab_size * 4)
         };
         if bytes > 0 {

@@ -5,6 +5,7 @@ mod cells;
 mod options;
 mod record;
 
+pub(crate) use cells::wanted;
 pub use options::{
     DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, check_sizes, default_decode_sizes, default_prefill_sizes,
 };

@@ -72,6 +72,20 @@ pub struct PrepareReport {
     pub notes: Vec<String>,
 }
 
+impl PrepareReport {
+    /// Both, where more kernels were wanted afterwards.
+    pub(crate) fn and(self, more: PrepareReport) -> PrepareReport {
+        PrepareReport {
+            loaded_before: self.loaded_before,
+            from_packs: self.from_packs + more.from_packs,
+            from_cache: self.from_cache + more.from_cache,
+            compiled: self.compiled + more.compiled,
+            elapsed: self.elapsed + more.elapsed,
+            notes: self.notes.into_iter().chain(more.notes).collect(),
+        }
+    }
+}
+
 impl Display for PrepareReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let parts = [

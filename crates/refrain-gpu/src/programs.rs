@@ -5,7 +5,7 @@ use crate::kernels::sample::Sample;
 use crate::loader::Kernels;
 use crate::lower::{Lowered, Places};
 use crate::ops::{OpList, Queue};
-use refrain_device::{Cell, DeviceError, DevicePtr, Replay, StepLimits};
+use refrain_device::{Cell, DeviceError, Replay, StepLimits};
 use std::collections::HashSet;
 
 /// A program as launches.
@@ -13,8 +13,7 @@ pub(crate) struct Lowering {
     names: Vec<String>,
     ops: Vec<Lowered>,
     sampling: Vec<Lowered>,
-    /// The choice of tokens behind it.
-    pub sample: Sample,
+    sample: Sample,
 }
 
 impl Lowering {
@@ -34,7 +33,7 @@ impl Lowering {
     pub fn ready(self, kernels: &Kernels) -> Result<Ready, DeviceError> {
         let ops = OpList::new(self.names, self.ops, kernels)?;
         let sampling = OpList::new(vec!["sample".to_owned()], self.sampling, kernels)?;
-        Ok(Ready { ops, sampling, logits: self.sample.logits })
+        Ok(Ready { ops, sampling, sample: self.sample })
     }
 }
 
@@ -43,8 +42,8 @@ pub(crate) struct Ready {
     pub ops: OpList,
     /// The choice of tokens behind it.
     pub sampling: OpList,
-    /// Where its logits lie.
-    pub logits: DevicePtr,
+    /// Where its logits lie, and what is chosen from them.
+    pub sample: Sample,
 }
 
 /// All programs of a backend, which use the same memory.

@@ -15,8 +15,8 @@ mod tests;
 /// Most blocks of a grid along x, y and z, on every kind of GPU.
 const MOST_BLOCKS: [u64; 3] = [(1 << 31) - 1, 65_535, 65_535];
 
-/// Checks that there are kernels for every op of a program, for steps within `limits`. `library`: whether products may go
-/// to the vendor's library.
+/// Checks that there are kernels for every op of a program, for steps within `limits`. `library`: whether products of many
+/// rows go to the vendor's library.
 ///
 /// # Errors
 /// [`DeviceError::Unsupported`] for the first op that can't be run.
@@ -27,9 +27,8 @@ pub fn check_program(
     library: bool,
 ) -> Result<(), DeviceError> {
     let target = Target::from(runtime.info());
-    let gemm = library && runtime.gemm().is_some();
     let device = runtime.info().kind;
-    check(program, &target, limits, gemm).map_err(|why| DeviceError::Unsupported { device, why })
+    check(program, &target, limits, library).map_err(|why| DeviceError::Unsupported { device, why })
 }
 
 fn check(program: &Program, target: &Target, limits: &StepLimits, gemm: bool) -> Result<(), String> {

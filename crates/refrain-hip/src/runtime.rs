@@ -11,7 +11,7 @@ use crate::graphs::GraphTable;
 use crate::modules::Modules;
 use crate::rocblas::RocBlas;
 use crate::toolkit::HipOptions;
-use refrain_device::{Compiler, DeviceError, Gemm, RuntimeInfo, StreamId};
+use refrain_device::{Compiler, DeviceError, RuntimeInfo, StreamId};
 use std::sync::{Arc, OnceLock};
 
 /// An AMD or Hygon GPU.
@@ -72,18 +72,6 @@ impl HipRuntime {
             compiler: OnceLock::new(),
             products: OnceLock::new(),
         }))
-    }
-
-    /// The matrix products, or why there are none.
-    ///
-    /// # Errors
-    /// What was looked for, and why what was found can't be used.
-    pub fn matrix_products(&self) -> Result<&dyn Gemm, &str> {
-        let load = || RocBlas::load(self.context.clone(), self.captures.clone(), &self.options);
-        match self.products.get_or_init(load) {
-            Ok(products) => Ok(products),
-            Err(why) => Err(why),
-        }
     }
 
     /// Gives a stream work that makes one node of a graph when the stream is captured.

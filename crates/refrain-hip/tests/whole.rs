@@ -6,7 +6,7 @@ mod support;
 
 use refrain_device::{Backend, DeviceError, GraphMode, Replay, Runtime, Segment, Step};
 use refrain_gpu::check::{Rig, Scale, cases, failures};
-use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, Target};
+use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, Products, ProductsChoice, Target};
 use refrain_program::{BuildOptions, CompileOptions, Dtype};
 use refrain_testkit::{
     Difference, Golden, Invariance, Prepared, Runner, answer_step, answer_tokens, check_all_ways, checkpoint,
@@ -33,15 +33,21 @@ fn kernels_match_double_precision_by_way_of_hip() {
 
 /// A model on a machine with rocBLAS, in f32; `None` when its checkpoint can't be made.
 fn load(fake: &Fake, golden: &Golden, options: GpuOptions) -> Option<(GpuBackend, usize)> {
+    fake.add_rocblas(None);
+    let (backend, vocab_size) = try_load(fake, golden, options)?;
+    Some((backend.unwrap(), vocab_size))
+}
+
+/// The same on a machine as it is.
+fn try_load(fake: &Fake, golden: &Golden, options: GpuOptions) -> Option<(Result<GpuBackend, DeviceError>, usize)> {
     let folder = checkpoint(golden)?;
     fake.set("memory", 1 << 30);
-    fake.add_rocblas(None);
     let types = |stored| BuildOptions { weights: stored, activations: Dtype::F32, kv_cache: Dtype::F32.into() };
     let Prepared { checkpoint, program, limits, pools } = Prepared::open(&folder, 256, types);
     let kernels = KernelOptions { cache_dir: Some(target_dir().join("test-kernels")), ..KernelOptions::default() };
     let options = GpuOptions { kernels, ..options };
     let backend = GpuBackend::load(fake.open(), &program, &checkpoint, limits, pools, &options, &|_, _| {});
-    Some((backend.unwrap(), program.vocab_size))
+    Some((backend, program.vocab_size))
 }
 
 #[test]
@@ -88,6 +94,47 @@ fn recorded_steps_in_flight_choose_the_tokens_of_eager_ones_by_way_of_hip() {
     }
     assert_eq!(answer_tokens(backend.finish().unwrap()), expected[ANSWER as usize - 1]);
     assert!(fake.get("graph_launches") > 0);
+}
+
+#[test]
+fn a_library_that_lacks_a_product_is_not_used_and_that_is_said() {
+    let mut golden = Golden::load("micro-1-f32");
+    golden.prompts.retain(|prompt| prompt.ids.len() == 65);
+    let fake = Fake::new();
+    fake.add_rocblas_with(&["-DLACKS_ROWS=64"]);
+    let with = |products| {
+        let (mode, decode_sizes, prefill_sizes) = (GraphMode::FullDecodeOnly, Some(vec![2]), None);
+        let graphs = GraphOptions { mode, decode_sizes, prefill_sizes, strict: true, ..GraphOptions::default() };
+        try_load(&fake, &golden, GpuOptions { products, graphs, ..GpuOptions::default() })
+    };
+    let why = |products: &Products| match products {
+        Products::Own(why) => why.clone(),
+        Products::Library(name) => panic!("{name}"),
+    };
+    let Some((backend, _)) = with(ProductsChoice::Library) else { return };
+    let error = backend.map(drop).unwrap_err().to_string();
+    let lacks = "rocBLAS 2.46.0.fake lacks a product: hip:0: rocblas_gemm_ex, F32 [64, ";
+    assert!(error.starts_with(&format!("the vendor's matrix products can't be used: {lacks}")), "{error}");
+
+    let (backend, _) = with(ProductsChoice::Own).unwrap();
+    let backend = backend.unwrap();
+    assert_eq!(why(backend.products()), "the library was not asked for");
+    drop(backend);
+
+    let (backend, vocab_size) = with(ProductsChoice::Auto).unwrap();
+    let backend = backend.unwrap();
+    assert!(why(backend.products()).starts_with(lacks), "{}", backend.products());
+    assert_eq!(fake.get("illegal_calls"), 0);
+    check_all_ways(&golden, &mut Runner::new(Box::new(backend), vocab_size), Difference::check_f32, Invariance::Gate);
+}
+
+#[test]
+fn a_machine_without_a_library_says_so_where_it_was_asked_for() {
+    let fake = Fake::new();
+    let options = GpuOptions { products: ProductsChoice::Library, ..GpuOptions::default() };
+    let Some((backend, _)) = try_load(&fake, &Golden::load("micro-1-f32"), options) else { return };
+    let error = backend.map(drop).unwrap_err();
+    assert!(matches!(&error, DeviceError::NoProducts { why } if why.contains("librocblas.so is neither")), "{error}");
 }
 
 #[test]

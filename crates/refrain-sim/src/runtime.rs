@@ -348,7 +348,7 @@ impl Runtime for SimRuntime {
         }
     }
 
-    fn gemm(&self) -> Option<&dyn Gemm> {
-        None
+    fn gemm(&self) -> Result<&dyn Gemm, &str> {
+        Err("there is no library of products for simulated GPUs")
     }
 }

@@ -26,6 +26,7 @@ use indicatif::ProgressBar;
 use refrain_cpu::{CpuOptions, UsableMemory};
 use refrain_device::{DeviceError, GraphReport};
 use refrain_engine::{Engine, EngineConfig, EngineError, EngineHandle, MemoryError, MemoryPlan, SchedulingPolicy};
+use refrain_gpu::ProductsChoice;
 use refrain_model::{Dtype, HubAccess, Model, ModelError, ModelSource, ResolveOptions};
 use refrain_program::{BuildOptions, CacheDtype, Program, ProgramError};
 use refrain_server::TextEngine;
@@ -347,11 +348,16 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     progress::show(progress, (0, 0), bytes);
     let weights = progress::Counted::new(&model.checkpoint, progress);
     let show_kernels = |ready, all| progress::show(progress, (ready, all), bytes);
-    let Ready { mut backend, compiled, kernels } =
+    let Ready { mut backend, compiled, gpu } =
         device.load(&program, &weights, planned.limits, planned.memory.pools, &show_kernels)?;
-    let kernels_seconds = kernels.as_ref().map_or(0.0, |report| report.elapsed.as_secs_f64());
-    if let Some(report) = kernels {
+    let kernels_seconds = gpu.as_ref().map_or(0.0, |(report, _)| report.elapsed.as_secs_f64());
+    if let Some((report, products)) = gpu {
         settings.push("kernels", &report, Origin::Derived("model, modes and device".to_owned()));
+        let origin = match options.gpu.products {
+            ProductsChoice::Auto => Origin::Derived("what was found".to_owned()),
+            ProductsChoice::Own | ProductsChoice::Library => Origin::Given,
+        };
+        settings.push("gpu_products", &products, origin);
     }
     let in_use = device.in_use()?;
     if let Some(in_use) = in_use.filter(|in_use| *in_use > planned.memory.total_bytes) {

@@ -4,6 +4,7 @@ use super::CudaRuntime;
 use crate::bindings::driver::{
     CU_MEMHOSTALLOC_PORTABLE, CUevent, CUmodule, CUresult, CUstream, CUstream_flags, CUstreamCaptureMode,
 };
+use crate::gemm::CublasLt;
 use crate::modules;
 use crate::nvrtc::{self, NvrtcCompiler};
 use refrain_device::{
@@ -275,7 +276,10 @@ impl Runtime for CudaRuntime {
         }
     }
 
-    fn gemm(&self) -> Option<&dyn Gemm> {
-        self.matrix_products().ok()
+    fn gemm(&self) -> Result<&dyn Gemm, &str> {
+        match self.gemm.get_or_init(|| CublasLt::load(&self.context, &self.options)) {
+            Ok(gemm) => Ok(gemm),
+            Err(why) => Err(why),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Recording: before the first step, the largest cells first, within a budget of device memory.
 
-use super::cells::{most_counts, records, wanted};
+use super::cells::{most_counts, records};
 use super::{GraphOptions, Graphs, Section};
 use crate::StepLayout;
 use crate::ops::{OpList, Queue};
@@ -21,35 +21,40 @@ pub(crate) struct Recorder<'a> {
     pub queue: Queue<'a>,
     pub limits: &'a StepLimits,
     pub step_layout: &'a StepLayout,
-    /// Whether the program that is recorded has gone through the passes.
-    pub compiled: bool,
 }
 
 impl Recorder<'_> {
-    /// Records what is asked for, with the ops that `list` gives for each cell. On the device lies a step block whose
-    /// counts are zero: whatever runs finds nothing to do.
+    /// Runs the products of the vendor's library that recordings of these cells have, with the ops that `list` gives for
+    /// each.
     ///
     /// # Errors
-    /// [`DeviceError::GraphSetting`] for impossible sizes. Of the driver only what is worse than a refusal, which is in
-    /// the report, and an error where `strict` makes it one.
+    /// [`DeviceError`], of a product that the library lacks among others.
+    pub fn warm_library<'l>(&self, wanted: &[Cell], list: impl Fn(&Cell) -> &'l OpList) -> Result<(), DeviceError> {
+        let mut known = HashSet::new();
+        for cell in wanted {
+            list(cell).warm_library(&most_counts(cell, self.step_layout, self.limits), &self.queue, &mut known)?;
+        }
+        Ok(())
+    }
+
+    /// Records the cells that are [`wanted`](super::wanted), with the ops that `list` gives for each. On the device lies a
+    /// step block whose counts are zero: whatever runs finds nothing to do. The library is warm.
+    ///
+    /// # Errors
+    /// Of the driver only what is worse than a refusal, which is in the report, and an error where `strict` makes it one.
     pub fn record<'l>(
         &self,
         options: &GraphOptions,
+        wanted: &[Cell],
         list: impl Fn(&Cell) -> &'l OpList,
     ) -> Result<Graphs, DeviceError> {
         let began = Instant::now();
         let &GraphOptions { mode, budget_bytes, strict, .. } = options;
         let report = GraphReport { mode, budget_bytes, ..GraphReport::default() };
         let mut graphs = Graphs { report, ..Graphs::default() };
-        let wanted = wanted(options, self.limits, self.compiled)?;
         if wanted.is_empty() {
             return Ok(graphs);
         }
-        let mut known = HashSet::new();
-        for cell in &wanted {
-            list(cell).warm_library(&most_counts(cell, self.step_layout, self.limits), &self.queue, &mut known)?;
-        }
-        self.runtime.synchronize(self.queue.stream)?;
         let free = self.runtime.memory()?.free;
         let nodes: Vec<usize> = wanted.iter().map(|cell| self.nodes(cell, list(cell))).collect();
         for (index, cell) in wanted.iter().enumerate() {

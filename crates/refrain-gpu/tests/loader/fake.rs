@@ -108,8 +108,8 @@ impl Runtime for FakeRuntime {
         self.compiler.as_ref().map(|compiler| compiler as &dyn Compiler).ok_or_else(none)
     }
 
-    fn gemm(&self) -> Option<&dyn Gemm> {
-        None
+    fn gemm(&self) -> Result<&dyn Gemm, &str> {
+        Err("it has none")
     }
 
     // What has nothing to do with kernels does not work.

@@ -6,6 +6,7 @@ use crate::arguments::Arguments;
 use crate::compile;
 use crate::graphs;
 use crate::modules::handle;
+use crate::rocblas::RocBlas;
 use refrain_device::{
     Compiler, DeviceError, DevicePtr, EventId, FunctionId, Gemm, GraphId, KernelResources, Launch, MemInfo, ModuleId,
     Runtime, RuntimeInfo, StreamId,
@@ -297,7 +298,11 @@ impl Runtime for HipRuntime {
         }
     }
 
-    fn gemm(&self) -> Option<&dyn Gemm> {
-        self.matrix_products().ok()
+    fn gemm(&self) -> Result<&dyn Gemm, &str> {
+        let load = || RocBlas::load(self.context.clone(), self.captures.clone(), &self.options);
+        match self.products.get_or_init(load) {
+            Ok(products) => Ok(products),
+            Err(why) => Err(why),
+        }
     }
 }

@@ -98,6 +98,9 @@ API int rocblas_gemm_ex(Handle* handle, int transpose_a, int transpose_b, int m,
     const size_t needed = k > 1000 ? 1 << 16 : 0;
     if (handle->query) return handle->wanted = std::max(handle->wanted, needed), 9;
     if (needed > handle->bytes) return 5;
+#ifdef LACKS_ROWS // code for the device is missing, which no query tells
+    if (n >= LACKS_ROWS) return 2;
+#endif
     const Product product = {m, n, k, lda, ldb, ldd, a_type, d_type, transpose_a == 112, transpose_b == 112, a, b, d};
     return hip<Enqueue>("fake_enqueue")(handle->stream, multiply, &product, sizeof product) ? 6 : 0;
 }

@@ -47,11 +47,15 @@ impl Fake {
 
     /// Adds a rocBLAS, which may be linked with a library.
     pub fn add_rocblas(&self, linked_with: Option<&Path>) {
-        let files = [("rocblas.cpp", include_str!("../fake/rocblas.cpp")), ("fake.h", include_str!("../fake/fake.h"))];
         let linked: Vec<String> =
             linked_with.iter().map(|path| format!("-Wl,--no-as-needed,{}", path.display())).collect();
-        let options: Vec<&str> = linked.iter().map(String::as_str).collect();
-        fs::copy(shared_object("fake-rocblas", &files, &options), self.folder().join("librocblas.so")).unwrap();
+        self.add_rocblas_with(&linked.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Adds a rocBLAS that was compiled with some options.
+    pub fn add_rocblas_with(&self, options: &[&str]) {
+        let files = [("rocblas.cpp", include_str!("../fake/rocblas.cpp")), ("fake.h", include_str!("../fake/fake.h"))];
+        fs::copy(shared_object("fake-rocblas", &files, options), self.folder().join("librocblas.so")).unwrap();
     }
 
     /// Where its libraries lie.

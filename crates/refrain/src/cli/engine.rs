@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use refrain_engine::{PolicyMode, SchedulingPolicy};
-use refrain_gpu::GraphOptions;
+use refrain_gpu::{GraphOptions, ProductsChoice};
 use refrain_model::Dtype;
 use refrain_program::{CacheDtype, Fp8};
 
@@ -164,6 +164,11 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DIR")]
     pub gpu_library_dir: Vec<PathBuf>,
 
+    /// Whose matrix products of many rows a GPU uses: auto (cuBLASLt's or rocBLAS's where it is found and has them all,
+    /// else own), own, or library (it is an error if it can't be used) [default: auto]
+    #[arg(long, value_name = "WHOSE", value_parser = gpu_products)]
+    pub gpu_products: Option<ProductsChoice>,
+
     /// Threads of the CPU backend [default: one for each core that the process may use]
     #[arg(long, value_name = "THREADS", value_parser = at_least_one)]
     pub threads: Option<usize>,
@@ -248,6 +253,7 @@ impl DeviceArgs {
             library_dirs: self.gpu_library_dir.clone(),
             kernel_cache_dir: self.kernel_cache_dir.clone().or_else(default_kernel_cache_dir),
             kernel_pack_dirs: self.kernel_pack_dir.clone(),
+            products: self.gpu_products.unwrap_or_default(),
             compile: None,
             graphs: GraphOptions::default(),
         }
@@ -377,6 +383,10 @@ fn ssm_cache_dtype(text: &str) -> Result<String, String> {
 }
 
 fn device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse()
+}
+
+fn gpu_products(text: &str) -> Result<ProductsChoice, String> {
     text.parse()
 }
 

@@ -25,7 +25,7 @@ pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
     }
     for device in gpus(choice, &gpu) {
         match device {
-            Ok(runtime) => report.gpu(&runtime, args)?,
+            Ok(runtime) => report.gpu(&runtime, &gpu, args)?,
             Err((name, error)) if choice == DeviceChoice::Auto => report.unusable(&name, &error),
             Err((_, error)) => return Err(error.into()),
         }
@@ -108,7 +108,7 @@ impl Report {
         self.json.push(json!({ "device": name, "problem": why }));
     }
 
-    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, args: &DeviceCommandArgs) -> anyhow::Result<()> {
+    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, gpu: &GpuSettings, args: &DeviceCommandArgs) -> anyhow::Result<()> {
         let info = runtime.info();
         let name = if info.kind == "sim" { "sim".to_owned() } else { format!("{}:{}", info.kind, info.index) };
         let memory = runtime.memory()?;
@@ -126,8 +126,8 @@ impl Report {
             Ok(compiler) => format!("        kernels are compiled by {compiler}"),
             Err(error) => format!("        kernels can't be compiled: {error}"),
         });
-        let gemm = runtime.gemm().map(|gemm| gemm.describe());
-        self.line(&format!("        products by {}", gemm.as_deref().unwrap_or("own kernels: no library was found")));
+        let products = gpu.products.of(&**runtime)?;
+        self.line(&format!("        products by {products}"));
         // The simulated GPU is no faster or slower than this machine's CPU; its figures would say nothing.
         let measured = match info.kind {
             "sim" => None,
@@ -140,7 +140,7 @@ impl Report {
         let mut json = json!({
             "device": name, "name": info.name, "arch": info.arch, "driver": info.driver, "wave": info.wave,
             "processors": info.processors, "free_bytes": memory.free, "total_bytes": memory.total,
-            "compiler": compiler.ok(), "products": gemm, "measured": measured.map(|measured| measured_json(&measured)),
+            "compiler": compiler.ok(), "products": products.to_string(), "measured": measured.map(|measured| measured_json(&measured)),
         });
         if args.check {
             json["check"] = self.check(runtime, args, measured.as_ref())?;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use refrain_cpu::{CpuBackend, CpuOptions, UsableMemory};
 use refrain_cuda::{CudaOptions, CudaRuntime};
 use refrain_device::{Backend, DeviceError, Footprint, PoolSizes, Runtime, StepLimits};
-use refrain_gpu::{GpuBackend, GpuOptions, GraphOptions, KernelOptions, PrepareReport, Target};
+use refrain_gpu::{
+    GpuBackend, GpuOptions, GraphOptions, KernelOptions, PrepareReport, Products, ProductsChoice, Target,
+};
 use refrain_hip::{HipOptions, HipRuntime};
 use refrain_program::{CompileOptions, CompiledRange, Program, WeightSource};
 use refrain_sim::{SimOptions, SimRuntime};
@@ -72,6 +74,8 @@ pub struct GpuSettings {
     pub kernel_cache_dir: Option<PathBuf>,
     /// Folders with packs of kernels compiled ahead.
     pub kernel_pack_dirs: Vec<PathBuf>,
+    /// Whose matrix products are used.
+    pub products: ProductsChoice,
     /// How programs are compiled; `None` is not at all.
     pub compile: Option<CompileOptions>,
     /// What is recorded as graphs.
@@ -144,8 +148,8 @@ pub struct Ready {
     pub backend: Box<dyn Backend>,
     /// What the passes have done, for each range of rows; none when nothing is compiled.
     pub compiled: Vec<CompiledRange>,
-    /// How the kernels became code; `None` on a CPU.
-    pub kernels: Option<PrepareReport>,
+    /// How the kernels became code, and whose products are used; `None` on a CPU.
+    pub gpu: Option<(PrepareReport, Products)>,
 }
 
 impl Device {
@@ -207,9 +211,10 @@ impl Device {
     pub fn footprint(&self, program: &Program) -> Result<impl Fn(&StepLimits) -> Footprint, DeviceError> {
         let (target, held) = match self {
             Device::Cpu(_) => (None, 0),
-            Device::Gpu(runtime, _) => {
+            Device::Gpu(runtime, settings) => {
+                let library = settings.products.of(&**runtime)?.are_the_library_s();
                 let least = StepLimits { max_tokens: 1, max_segments: 1, max_logit_rows: 1, max_model_len: 1 };
-                refrain_gpu::check_program(&**runtime, program, &least, GpuOptions::default().library)?;
+                refrain_gpu::check_program(&**runtime, program, &least, library)?;
                 let memory = runtime.memory()?;
                 (Some(Target::from(runtime.info())), memory.total - memory.free)
             }
@@ -241,14 +246,15 @@ impl Device {
             Device::Cpu(options) => {
                 let backend = CpuBackend::load(program, weights, limits, pools, options)?;
                 let compiled = backend.compiled().to_vec();
-                Ok(Ready { backend: Box::new(backend), compiled, kernels: None })
+                Ok(Ready { backend: Box::new(backend), compiled, gpu: None })
             }
             Device::Gpu(runtime, settings) => {
-                let GpuSettings { compile, graphs, .. } = settings.clone();
-                let options = GpuOptions { kernels: settings.kernels(), compile, graphs, ..GpuOptions::default() };
+                let GpuSettings { products, compile, graphs, .. } = settings.clone();
+                let options = GpuOptions { kernels: settings.kernels(), products, compile, graphs };
                 let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
-                let (compiled, kernels) = (backend.compiled().to_vec(), Some(backend.report().clone()));
-                Ok(Ready { backend: Box::new(backend), compiled, kernels })
+                let compiled = backend.compiled().to_vec();
+                let gpu = Some((backend.report().clone(), backend.products().clone()));
+                Ok(Ready { backend: Box::new(backend), compiled, gpu })
             }
         }
     }

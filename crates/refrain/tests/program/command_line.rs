@@ -64,6 +64,11 @@ fn devices_are_listed_with_what_keeps_them_from_use() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let cases = json[0]["check"]["cases"].as_array().expect("cases");
     assert!(!cases.is_empty() && cases.iter().all(|case| case["passes"] == true), "{json}");
+    assert_eq!(json[0]["products"], "own kernels: there is no library of products for simulated GPUs");
+    let output = run(&["device", "--device", "sim", "--gpu-products", "library"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("the vendor's matrix products can't be used: there is no library"), "{message}");
 }
 
 #[test]
