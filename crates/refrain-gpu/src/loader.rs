@@ -41,8 +41,10 @@ pub struct KernelOptions {
     pub cache_dir: Option<PathBuf>,
     /// Most bytes that it may take.
     pub cache_bytes: u64,
-    /// Folders with packs (`sm_90a.kernels`, ...), the first one first.
+    /// Folders with packs (`sm_90a.kernels`, ...), the first one first. That none of them has one for the device is noted.
     pub pack_dirs: Vec<PathBuf>,
+    /// Folders that may have packs, looked at where none are given.
+    pub usual_pack_dirs: Vec<PathBuf>,
     /// Threads that compile, at least 1.
     pub jobs: usize,
 }
@@ -51,7 +53,13 @@ impl Default for KernelOptions {
     /// No cache, no packs, a thread for each processor.
     fn default() -> KernelOptions {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        KernelOptions { cache_dir: None, cache_bytes: DEFAULT_CACHE_BYTES, pack_dirs: Vec::new(), jobs }
+        KernelOptions {
+            cache_dir: None,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            pack_dirs: Vec::new(),
+            usual_pack_dirs: Vec::new(),
+            jobs,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a device can do at best, measured: the denominators of every report.
 
-use crate::{Extent, Kernel, Kernels, LaunchSpec};
+use crate::{Extent, Kernel, KernelOptions, Kernels, LaunchSpec, ProductsChoice};
 use bytemuck::{Pod, Zeroable};
 use refrain_device::{
     DeviceError, DeviceMemory, Event, FunctionId, GemmOperands, GemmShape, GemmType, Launch, Runtime, Stream,
@@ -45,16 +45,22 @@ const THREADS: u32 = 256;
 /// Edge of the square product: large enough that the library is at its best.
 const EDGE: usize = 8192;
 
-/// Measures a device. Takes about a second, and `bytes` of memory or what is free of it.
+/// Measures a device with kernels from these places; products only where the library's may be used. Takes about a
+/// second, and `bytes` of memory or what is free of it.
 ///
 /// # Errors
 /// [`DeviceError`], also when there is too little free memory for a meaningful size.
-pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, DeviceError> {
+pub fn measure(
+    runtime: &Arc<dyn Runtime>,
+    bytes: usize,
+    kernels: KernelOptions,
+    products: ProductsChoice,
+) -> Result<Measured, DeviceError> {
     let bytes = bytes.min(runtime.memory()?.free / 2) / 512 * 512;
     let bench = Bench {
         memory: DeviceMemory::new(runtime, bytes, "measuring the device")?,
         stream: Stream::new(runtime)?,
-        kernels: Kernels::new(runtime.clone()),
+        kernels: Kernels::with(runtime.clone(), kernels),
         runtime: runtime.clone(),
     };
     let base = bench.memory.base();
@@ -86,7 +92,7 @@ pub fn measure(runtime: &Arc<dyn Runtime>, bytes: usize) -> Result<Measured, Dev
     Ok(Measured {
         read_bandwidth: (count * 16) as f64 / read_seconds,
         copy_bandwidth: 2.0 * half as f64 / copy_seconds,
-        bf16_flops: bench.product()?,
+        bf16_flops: if products == ProductsChoice::Own { None } else { bench.product()? },
         launch_seconds,
         kernel_seconds,
     })

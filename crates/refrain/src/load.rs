@@ -305,6 +305,13 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
             }
             let cache = gpu.kernel_cache_dir.as_ref().map_or("none".to_owned(), |dir| dir.display().to_string());
             settings.push("kernel_cache_dir", cache, Origin::Given);
+            let (packs, origin) = if gpu.kernel_pack_dirs.is_empty() {
+                (&gpu.usual_kernel_pack_dirs, Origin::Default)
+            } else {
+                (&gpu.kernel_pack_dirs, Origin::Given)
+            };
+            let packs: Vec<String> = packs.iter().map(|folder| folder.display().to_string()).collect();
+            settings.push("kernel_pack_dir", packs.join(" "), origin);
         }
     }
     let open_seconds = start.elapsed().as_secs_f64();

@@ -32,7 +32,9 @@ fn answers(model: &Path, device: DeviceChoice, enforce_eager: bool) -> Option<Ve
         }
         Err(error) => panic!("{error}"),
     };
-    assert_eq!(loaded.report.settings.get("kernels").is_some(), device == DeviceChoice::Sim);
+    for setting in ["kernels", "gpu_products", "kernel_pack_dir"] {
+        assert_eq!(loaded.report.settings.get(setting).is_some(), device == DeviceChoice::Sim, "{setting}");
+    }
     let vocab_size = loaded.program.vocab_size as u32;
     let submit = |length: u32| {
         let prompt = (0..length).map(|place| (place * place * 31 + length) % vocab_size).collect();

@@ -14,9 +14,9 @@ const LIMITS: StepLimits =
     StepLimits { max_tokens: 8192, max_segments: 256, max_logit_rows: 256, max_model_len: 32_768 };
 
 /// Element types of weights and activations that packs are for; the cache is of the same or of eight bits.
-const TYPES: [Dtype; 2] = [Dtype::Bf16, Dtype::F16];
+const TYPES: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
 
-/// The kernels of some models on some targets, in either type of 16 bits, and those that measure a device. Those that
+/// The kernels of some models on some targets, in every type, and those that measure a device. Those that
 /// other settings of passes need are compiled when they are used.
 ///
 /// # Errors
@@ -46,8 +46,8 @@ pub fn budgeted(arch: &str) -> Result<Vec<Kernel>> {
     let target = &targets(arch, &[])?[0];
     let large: Vec<Model> = published().into_iter().filter(|model| model.name == "4b").collect();
     let mut kernels: BTreeSet<Kernel> = measure_kernels().into();
-    kernels.extend(of_models(&large, &TYPES, Way::Eager, target)?);
-    kernels.extend(of_models(&of_tests(), &[Dtype::Bf16, Dtype::F16, Dtype::F32], Way::Eager, target)?);
+    kernels.extend(of_models(&large, &[Dtype::Bf16, Dtype::F16], Way::Eager, target)?);
+    kernels.extend(of_models(&of_tests(), &TYPES, Way::Eager, target)?);
     kernels.extend(of_models(&large, &[Dtype::Bf16], Way::Compiled, target)?);
     kernels.extend(of_models(&of_tests()[..1], &[Dtype::F32], Way::Compiled, target)?);
     Ok(kernels.into_iter().collect())

@@ -1,6 +1,6 @@
 //! What cases need: buffers on the device, launches, times.
 
-use crate::{Kernels, LaunchSpec, StepCounts, StepLayout, StepPointers, Target};
+use crate::{KernelOptions, Kernels, LaunchSpec, StepCounts, StepLayout, StepPointers, Target};
 use bytemuck::{Pod, cast_slice};
 use half::{bf16, f16};
 use refrain_device::{DeviceError, DeviceMemory, DevicePtr, Event, Launch, Runtime, Step, StepLimits, Stream};
@@ -33,14 +33,28 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A rig on a device. With `timing`, [`Rig::time`] measures; else it runs its launches once.
+    /// A rig on a device, with kernels from its compiler. With `timing`, [`Rig::time`] measures; else it runs its launches
+    /// once.
     ///
     /// # Errors
     /// [`DeviceError`].
     pub fn new(runtime: Arc<dyn Runtime>, seed: u64, timing: bool) -> Result<Rig, DeviceError> {
+        Rig::with(runtime, KernelOptions::default(), seed, timing)
+    }
+
+    /// The same with kernels from elsewhere.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn with(
+        runtime: Arc<dyn Runtime>,
+        kernels: KernelOptions,
+        seed: u64,
+        timing: bool,
+    ) -> Result<Rig, DeviceError> {
         Ok(Rig {
             target: Target::from(runtime.info()),
-            kernels: Kernels::new(runtime.clone()),
+            kernels: Kernels::with(runtime.clone(), kernels),
             stream: Stream::new(&runtime)?,
             random: Cell::new(seed),
             runtime,

@@ -5,6 +5,7 @@ use super::pack::Pack;
 use super::private::CacheError;
 use super::{CompileUnit, KernelOptions, image_key, source_key};
 use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,7 +24,7 @@ pub(super) struct Images {
     packs: Vec<Pack>,
     cache: Option<KernelCache>,
     /// Where packs were looked for, for the error that says that there is none.
-    looked_for: Vec<String>,
+    looked_for: Vec<PathBuf>,
     notes: Mutex<Vec<String>>,
     /// Whether it was said that the cache takes nothing: what the system says differs from file to file.
     put_failed: AtomicBool,
@@ -38,14 +39,19 @@ impl Images {
             notes: Mutex::default(),
             put_failed: AtomicBool::new(false),
         };
+        let folders = if options.pack_dirs.is_empty() { &options.usual_pack_dirs } else { &options.pack_dirs };
         for arch in compatible_architectures(arch) {
-            for folder in &options.pack_dirs {
-                images.looked_for.push(folder.join(Pack::file_name(&arch)).display().to_string());
+            for folder in folders {
+                images.looked_for.push(folder.join(Pack::file_name(&arch)));
                 match Pack::open(folder, &arch) {
                     Ok(pack) => images.packs.extend(pack),
                     Err(error) => images.note(format!("a pack of kernels is not used: {error}")),
                 }
             }
+        }
+        if !options.pack_dirs.is_empty() && !images.looked_for.iter().any(|pack| pack.exists()) {
+            let folders: Vec<String> = options.pack_dirs.iter().map(|folder| folder.display().to_string()).collect();
+            images.note(format!("there is no pack of kernels for {arch} in {}", folders.join(", ")));
         }
         if let Some(folder) = &options.cache_dir {
             match KernelCache::open(folder, options.cache_bytes) {
@@ -139,7 +145,10 @@ impl Images {
     fn no_code(&self, unit: &CompileUnit, arch: &str, compiler: &DeviceError) -> DeviceError {
         let packs = match (self.packs.as_slice(), self.looked_for.as_slice()) {
             ([], []) => "no folder with packs of compiled kernels is given".to_owned(),
-            ([], looked_for) => format!("there is no pack of compiled kernels ({})", looked_for.join(", ")),
+            ([], looked_for) => {
+                let looked_for: Vec<String> = looked_for.iter().map(|path| path.display().to_string()).collect();
+                format!("there is no pack of compiled kernels that can be used ({})", looked_for.join(", "))
+            }
             (packs, _) => {
                 let pack = |pack: &Pack| {
                     format!("{} has {} kernels by {}", pack.path().display(), pack.len(), pack.compiler())

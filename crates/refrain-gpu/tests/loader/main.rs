@@ -79,6 +79,26 @@ fn kernels_that_differ_in_their_entry_share_one_compilation() {
     assert_eq!(runtime.asked.lock().unwrap().images.len(), 2);
 }
 
+#[test]
+fn given_folders_without_a_pack_for_the_device_are_told_and_usual_ones_are_not() {
+    let (folder, _) = pack("sm_86", &kernels(2));
+    let other = tempfile::tempdir().unwrap();
+    let start = |given: &[&Path], usual: &[&Path]| {
+        let folders = |paths: &[&Path]| paths.iter().map(|&path| path.to_owned()).collect();
+        let (pack_dirs, usual_pack_dirs) = (folders(given), folders(usual));
+        let options = KernelOptions { pack_dirs, usual_pack_dirs, ..KernelOptions::default() };
+        prepare(&Kernels::with(nvidia(WITH_COMPILER).shared(), options), &kernels(2)).unwrap()
+    };
+    let report = start(&[], &[other.path(), folder.path()]);
+    assert_eq!((counts(&report), report.notes), ([0, 2, 0, 0], Vec::new()));
+    // What is given takes the place of what is usual.
+    let report = start(&[other.path()], &[folder.path()]);
+    assert_eq!(counts(&report), [0, 0, 0, 2]);
+    assert_eq!(report.notes, [format!("there is no pack of kernels for sm_86 in {}", other.path().display())]);
+    let report = start(&[other.path(), folder.path()], &[]);
+    assert_eq!((counts(&report), report.notes), ([0, 2, 0, 0], Vec::new()));
+}
+
 /// The driver keeps one limit for each function: asking again with less would lower it under launches that need more.
 #[test]
 fn the_shared_memory_of_a_function_never_shrinks() {

@@ -156,8 +156,9 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DIR")]
     pub kernel_cache_dir: Option<PathBuf>,
 
-    /// A folder with packs of kernels compiled ahead; may be given several times
-    #[arg(long, value_name = "DIR")]
+    /// A folder with packs of kernels compiled ahead; may be given several times [default: kernel-packs beside the program,
+    /// and refrain/kernel-packs in the user's data folder, where they exist]
+    #[arg(long, value_name = "DIR", value_parser = existing_folder)]
     pub kernel_pack_dir: Vec<PathBuf>,
 
     /// A folder with the libraries of CUDA or HIP, looked at before the system's; may be given several times
@@ -253,6 +254,7 @@ impl DeviceArgs {
             library_dirs: self.gpu_library_dir.clone(),
             kernel_cache_dir: self.kernel_cache_dir.clone().or_else(default_kernel_cache_dir),
             kernel_pack_dirs: self.kernel_pack_dir.clone(),
+            usual_kernel_pack_dirs: usual_kernel_pack_dirs(),
             products: self.gpu_products.unwrap_or_default(),
             compile: None,
             graphs: GraphOptions::default(),
@@ -262,9 +264,21 @@ impl DeviceArgs {
 
 /// `refrain/kernels` in the user's cache folder; none for a user without a home.
 fn default_kernel_cache_dir() -> Option<PathBuf> {
+    Some(user_folder("XDG_CACHE_HOME", ".cache")?.join("refrain/kernels"))
+}
+
+/// `kernel-packs` beside the program, and `refrain/kernel-packs` in the user's data folder.
+fn usual_kernel_pack_dirs() -> Vec<PathBuf> {
+    let program = std::env::current_exe().ok().and_then(|program| program.canonicalize().ok());
+    let beside = program.and_then(|program| Some(program.parent()?.join("kernel-packs")));
+    let data = user_folder("XDG_DATA_HOME", ".local/share").map(|data| data.join("refrain/kernel-packs"));
+    beside.into_iter().chain(data).collect()
+}
+
+/// A folder of the user's by the variable that names it, or where it usually lies; none for a user without a home.
+fn user_folder(variable: &str, usual: &str) -> Option<PathBuf> {
     let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
-    Some(cache.join("refrain/kernels"))
+    folder(variable).or_else(|| Some(folder("HOME")?.join(usual)))
 }
 
 impl EngineArgs {
@@ -384,6 +398,11 @@ fn ssm_cache_dtype(text: &str) -> Result<String, String> {
 
 fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse()
+}
+
+fn existing_folder(text: &str) -> Result<PathBuf, String> {
+    let folder = PathBuf::from(text);
+    if folder.is_dir() { Ok(folder) } else { Err("there is no such folder".to_owned()) }
 }
 
 fn gpu_products(text: &str) -> Result<ProductsChoice, String> {

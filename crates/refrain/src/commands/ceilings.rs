@@ -10,7 +10,9 @@ use refrain_program::Ceilings;
 /// The ceilings of a device that has nothing on it, and where they come from. What is given for both is not measured.
 pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> anyhow::Result<(Ceilings, String)> {
     let measured = match device {
-        Device::Gpu(runtime, _) if bandwidth.is_none() || flops.is_none() => Some(measure(runtime, MEASURED_BYTES)?),
+        Device::Gpu(runtime, gpu) if bandwidth.is_none() || flops.is_none() => {
+            Some(measure(runtime, MEASURED_BYTES, gpu.kernels(), gpu.products)?)
+        }
         _ => None,
     };
     let (bandwidth, bandwidth_source) = match (bandwidth, measured) {

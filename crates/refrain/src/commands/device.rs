@@ -10,7 +10,7 @@ use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
 use refrain_cpu::{CpuOptions, Isa, Precision};
 use refrain_device::{DeviceError, Runtime};
 use refrain_gpu::check::{Outcome, Rig, Scale, cases};
-use refrain_gpu::{MEASURED_BYTES, Measured, Target, measure};
+use refrain_gpu::{KernelOptions, MEASURED_BYTES, Measured, Target, measure};
 use serde_json::{Value, json};
 
 use super::print;
@@ -131,8 +131,15 @@ impl Report {
         // The simulated GPU is no faster or slower than this machine's CPU; its figures would say nothing.
         let measured = match info.kind {
             "sim" => None,
-            _ if args.no_measure || compiler.is_err() => None,
-            _ => Some(measure(runtime, MEASURED_BYTES)?),
+            _ if args.no_measure => None,
+            _ => match measure(runtime, MEASURED_BYTES, gpu.kernels(), gpu.products) {
+                Ok(measured) => Some(measured),
+                Err(error @ DeviceError::NoCode { .. }) => {
+                    self.line(&format!("        can't be measured: {error}"));
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            },
         };
         if let Some(measured) = &measured {
             self.line(&format!("        {}", describe(measured)));
@@ -143,30 +150,43 @@ impl Report {
             "compiler": compiler.ok(), "products": products.to_string(), "measured": measured.map(|measured| measured_json(&measured)),
         });
         if args.check {
-            json["check"] = self.check(runtime, args, measured.as_ref())?;
+            json["check"] = self.check(runtime, gpu, args, measured.as_ref())?;
         }
         self.json.push(json);
         Ok(())
     }
 
+    /// Compares kernels with double precision, by code of packs where they have it, else compiled anew: the cache is for
+    /// what serves.
     fn check(
         &mut self,
         runtime: &Arc<dyn Runtime>,
+        gpu: &GpuSettings,
         args: &DeviceCommandArgs,
         measured: Option<&Measured>,
     ) -> anyhow::Result<Value> {
         let scale = args.shapes.map_or(Scale::Ragged, Scale::from);
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let seed = args.check_seed.unwrap_or_else(clock);
-        let rig = Rig::new(runtime.clone(), seed, scale == Scale::Model)?;
+        let kernels = KernelOptions { cache_dir: None, ..gpu.kernels() };
+        let rig = Rig::with(runtime.clone(), kernels, seed, scale == Scale::Model)?;
         self.line(&format!("        kernels against double precision, seed {seed}:"));
-        let mut rows = Vec::new();
+        let (mut rows, mut without_code) = (Vec::new(), None);
         for case in cases(&Target::from(runtime.info()), scale) {
             let title = format!("{} {}", case.kernel, case.name);
             if args.only.as_ref().is_some_and(|only| !title.contains(only.as_str())) {
                 continue;
             }
-            let outcome = (case.run)(&rig).with_context(|| title.clone())?;
+            let outcome = match (case.run)(&rig) {
+                Ok(outcome) => outcome,
+                // Packs have kernels of models only.
+                Err(error @ DeviceError::NoCode { .. }) if runtime.compiler().is_err() => {
+                    without_code.get_or_insert(error);
+                    rows.push(json!({ "kernel": case.kernel, "case": case.name, "problem": "no code" }));
+                    continue;
+                }
+                Err(error) => return Err(error).with_context(|| title.clone()),
+            };
             self.failed += usize::from(!outcome.passes());
             let share = measured.and_then(|measured| roofline_share(&outcome, measured));
             let verdict = if outcome.passes() { "ok   " } else { "WRONG" };
@@ -181,6 +201,10 @@ impl Report {
                 "passes": outcome.passes(), "seconds": outcome.seconds, "bytes": outcome.bytes, "flops": outcome.flops,
                 "roofline_share": share,
             }));
+        }
+        if let Some(error) = without_code {
+            let count = rows.iter().filter(|row| row["problem"] == "no code").count();
+            self.line(&format!("        {count} of {} cases could not be checked: {error}", rows.len()));
         }
         Ok(json!({ "seed": seed, "cases": rows }))
     }

@@ -74,6 +74,8 @@ pub struct GpuSettings {
     pub kernel_cache_dir: Option<PathBuf>,
     /// Folders with packs of kernels compiled ahead.
     pub kernel_pack_dirs: Vec<PathBuf>,
+    /// Folders that may have packs, looked at where none are given.
+    pub usual_kernel_pack_dirs: Vec<PathBuf>,
     /// Whose matrix products are used.
     pub products: ProductsChoice,
     /// How programs are compiled; `None` is not at all.
@@ -93,10 +95,12 @@ impl GpuSettings {
         HipOptions { library_dirs: self.library_dirs.clone(), ..HipOptions::default() }
     }
 
-    fn kernels(&self) -> KernelOptions {
+    /// Where kernels are looked for.
+    pub fn kernels(&self) -> KernelOptions {
         KernelOptions {
             cache_dir: self.kernel_cache_dir.clone(),
             pack_dirs: self.kernel_pack_dirs.clone(),
+            usual_pack_dirs: self.usual_kernel_pack_dirs.clone(),
             ..KernelOptions::default()
         }
     }

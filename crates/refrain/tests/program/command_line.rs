@@ -5,6 +5,7 @@ fn mistakes_in_the_command_line_end_with_status_2() {
     for (arguments, word) in [
         (vec!["serve", "--max-model-length", "5"], "--max-model-len"),
         (vec!["serve", "--device", "cuda:x"], "number of a device"),
+        (vec!["serve", "--kernel-pack-dir", "/no/such/folder"], "there is no such folder"),
         (vec!["chatt"], "chat"),
         (vec!["serve", "--enable-prefix-caching"], "not available yet"),
     ] {
