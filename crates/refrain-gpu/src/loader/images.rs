@@ -4,7 +4,7 @@ use super::cache::{Cached, KernelCache};
 use super::pack::Pack;
 use super::private::CacheError;
 use super::{CompileUnit, KernelOptions, image_key, source_key};
-use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime};
+use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime, RuntimeInfo};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,7 +95,7 @@ impl Images {
             }
         }
         let info = runtime.info();
-        let compiler = runtime.compiler().map_err(|error| self.no_code(unit, &info.arch, &error))?;
+        let compiler = runtime.compiler().map_err(|error| self.no_code(unit, info, &error))?;
         let key = image_key(key, &compiler.describe(), &info.arch, &info.driver);
         if let Some(cache) = &self.cache {
             match cache.get(&key) {
@@ -142,7 +142,8 @@ impl Images {
     }
 
     /// There is neither a compiler nor a pack with this kernel.
-    fn no_code(&self, unit: &CompileUnit, arch: &str, compiler: &DeviceError) -> DeviceError {
+    fn no_code(&self, unit: &CompileUnit, info: &RuntimeInfo, compiler: &DeviceError) -> DeviceError {
+        let RuntimeInfo { arch, processors, .. } = info;
         let packs = match (self.packs.as_slice(), self.looked_for.as_slice()) {
             ([], []) => "no folder with packs of compiled kernels is given".to_owned(),
             ([], looked_for) => {
@@ -154,19 +155,34 @@ impl Images {
                     format!("{} has {} kernels by {}", pack.path().display(), pack.len(), pack.compiler())
                 };
                 let packs: Vec<String> = packs.iter().map(pack).collect();
-                format!("no pack has it, so they are of another version or for other models ({})", packs.join(", "))
+                format!(
+                    "no pack has it: each is for one version, some models and some numbers of processors, of which this \
+                     device has {processors} ({})",
+                    packs.join(", ")
+                )
             }
         };
         // Nobody makes packs for simulated devices.
         let help = match arch.starts_with("sim") {
             true => "install the compiler".to_owned(),
             false => format!(
-                "install the compiler, or get a pack of this version: `cargo xtask kernels --arch {arch}` makes one on any \
-                 machine that has the compiler"
+                "install the compiler, or get a pack of this version: `cargo xtask kernels --arch {arch} --processors \
+                 {processors}` makes one on any machine that has the compiler"
             ),
         };
-        let why = format!("no compiler can be used ({compiler}), and {packs}; {help}");
-        DeviceError::NoCode { kernel: unit.to_string(), arch: arch.to_owned(), why }
+        let why = format!("no compiler can be used ({compiler}), and {packs}{}; {help}", self.noted());
+        DeviceError::NoCode { kernel: unit.to_string(), arch: arch.clone(), why }
+    }
+
+    /// What was noted, as the end of a sentence: a few of many notes are enough, for they are much alike.
+    fn noted(&self) -> String {
+        const SAID: usize = 3;
+        let notes = self.notes.lock().expect("no panic while it is held");
+        let said: String = notes.iter().take(SAID).map(|note| format!("; {note}")).collect();
+        match notes.len().saturating_sub(SAID) {
+            0 => said,
+            more => format!("{said}; and {more} more"),
+        }
     }
 }
 

@@ -239,8 +239,15 @@ fn a_damaged_pack_is_told() {
     let report = start(WITH_COMPILER).unwrap();
     assert_eq!(counts(&report), [0, 2, 0, 1]);
     assert!(report.notes[0].contains("is not taken from a pack: "), "{:?}", report.notes);
-    assert!(matches!(start(None), Err(DeviceError::NoCode { .. })));
+    let error = start(None).unwrap_err();
+    assert!(matches!(error, DeviceError::NoCode { .. }), "{error}");
+    assert!(
+        error.to_string().contains(&format!("is not taken from a pack: {}: the checksum", path.display())),
+        "{error}"
+    );
     fs::write(&path, &whole[..100]).unwrap();
+    let error = start(None).unwrap_err().to_string();
+    assert!(error.contains(&format!("a pack of kernels is not used: {}: ", path.display())), "{error}");
     let report = start(WITH_COMPILER).unwrap();
     assert_eq!(counts(&report), [0, 0, 0, 3]);
     assert!(report.notes[0].starts_with("a pack of kernels is not used: "), "{:?}", report.notes);
@@ -253,7 +260,14 @@ fn code_of_a_pack_that_can_not_be_loaded_is_compiled() {
     let runtime = FakeRuntime { refused: Some("pack compiler"), ..nvidia(WITH_COMPILER) };
     let report = prepare(&with(runtime, None, &[folder.path()]).1, &kernels(1)).unwrap();
     assert_eq!(counts(&report), [0, 0, 0, 1]);
-    assert!(report.notes[0].contains("can't be loaded: fake:0: load a module failed: 209 (no)"), "{:?}", report.notes);
+    let refused = "can't be loaded: fake:0: load a module failed: 209 (no)";
+    assert!(report.notes[0].contains(refused), "{:?}", report.notes);
+    let (folder, _) = pack("sm_86", &kernels(6));
+    let runtime = FakeRuntime { refused: Some("pack compiler"), ..nvidia(None) };
+    let (_, loaded) = with(runtime, None, &[folder.path()]);
+    let errors: Vec<String> = kernels(6).iter().map(|kernel| loaded.get(kernel).unwrap_err().to_string()).collect();
+    let error = &errors[5];
+    assert!(error.matches(refused).count() == 3 && error.contains("; and 3 more; install the compiler"), "{error}");
 }
 
 #[test]
@@ -278,7 +292,10 @@ fn without_compiler_and_pack_the_error_says_what_would_help() {
     let error = |packs: &[&Path]| prepare(&with(nvidia(None), None, packs).1, &kernels(2)).unwrap_err().to_string();
     let none = error(&[]);
     assert!(none.contains("WIDTH=0 on sm_86") && none.contains("it is not installed"), "{none}");
-    assert!(none.contains("no folder with packs") && none.contains("cargo xtask kernels --arch sm_86"), "{none}");
+    assert!(
+        none.contains("no folder with packs") && none.contains("cargo xtask kernels --arch sm_86 --processors 1`"),
+        "{none}"
+    );
     let empty = tempfile::tempdir().unwrap();
     let missing = error(&[empty.path()]);
     assert!(missing.contains(empty.path().join(Pack::file_name("sm_86")).to_str().unwrap()), "{missing}");
