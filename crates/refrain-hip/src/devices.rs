@@ -95,7 +95,10 @@ pub(crate) fn summary(driver: &Driver, options: &HipOptions, index: usize) -> Re
     }
     if arch_in(&found.arch).is_none() {
         found.problem.get_or_insert(if found.arch.is_empty() {
-            format!("{} doesn't tell its architecture; name it (gfx906 for MI50, MI60 and Z100)", driver.describe())
+            format!(
+                "{} doesn't tell its architecture; give --gpu-arch (gfx906 for MI50, MI60 and Z100)",
+                driver.describe()
+            )
         } else {
             format!("{:?} is no architecture; they look like gfx906", found.arch)
         });

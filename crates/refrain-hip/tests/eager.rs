@@ -227,7 +227,7 @@ fn an_opened_device_that_can_not_be_made_current_is_lost_whatever_the_code() {
 fn every_version_s_way_to_tell_the_architecture_is_understood() {
     let told = |fake: &Fake| devices(&fake.options()).unwrap().remove(0);
     let attribute = Fake::without(&["hipGetDevicePropertiesR0600", "hipGetDeviceProperties"]);
-    assert!(told(&attribute).problem.unwrap().contains("doesn't tell its architecture; name it (gfx906"));
+    assert!(told(&attribute).problem.unwrap().contains("doesn't tell its architecture; give --gpu-arch (gfx906"));
     attribute.set("arch_attribute", 1);
     assert_eq!(told(&attribute).arch, "gfx906");
     let hip5 = Fake::without(&["hipGetDevicePropertiesR0600"]);

@@ -303,6 +303,9 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
                 let why = format!("belongs to the CPU backend, but the device is {}; leave it out", device.name());
                 return Err(LoadError::Setting { flag: "--threads", why });
             }
+            if let Some(arch) = &gpu.arch {
+                settings.push("gpu_arch", arch, Origin::Given);
+            }
             let cache = gpu.kernel_cache_dir.as_ref().map_or("none".to_owned(), |dir| dir.display().to_string());
             settings.push("kernel_cache_dir", cache, Origin::Given);
             let (packs, origin) = if gpu.kernel_pack_dirs.is_empty() {

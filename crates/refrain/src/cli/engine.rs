@@ -165,6 +165,10 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DIR")]
     pub gpu_library_dir: Vec<PathBuf>,
 
+    /// Architecture of an AMD or Hygon GPU, such as gfx906 [default: what its driver tells]
+    #[arg(long, value_name = "ARCH")]
+    pub gpu_arch: Option<String>,
+
     /// Whose matrix products of many rows a GPU uses: auto (cuBLASLt's or rocBLAS's where it is found and has them all,
     /// else own), own, or library (it is an error if it can't be used) [default: auto]
     #[arg(long, value_name = "WHOSE", value_parser = gpu_products)]
@@ -252,6 +256,7 @@ impl DeviceArgs {
     pub fn gpu_settings(&self) -> GpuSettings {
         GpuSettings {
             library_dirs: self.gpu_library_dir.clone(),
+            arch: self.gpu_arch.clone(),
             kernel_cache_dir: self.kernel_cache_dir.clone().or_else(default_kernel_cache_dir),
             kernel_pack_dirs: self.kernel_pack_dir.clone(),
             usual_kernel_pack_dirs: usual_kernel_pack_dirs(),

@@ -70,6 +70,8 @@ impl fmt::Display for DeviceChoice {
 pub struct GpuSettings {
     /// Folders with the libraries of CUDA or HIP, before those that the system knows.
     pub library_dirs: Vec<PathBuf>,
+    /// Architecture of an AMD or Hygon GPU, instead of what its driver tells.
+    pub arch: Option<String>,
     /// Where compiled kernels are kept; `None` keeps none.
     pub kernel_cache_dir: Option<PathBuf>,
     /// Folders with packs of kernels compiled ahead.
@@ -92,7 +94,7 @@ impl GpuSettings {
 
     /// How the HIP libraries are looked for.
     pub fn hip(&self) -> HipOptions {
-        HipOptions { library_dirs: self.library_dirs.clone(), ..HipOptions::default() }
+        HipOptions { library_dirs: self.library_dirs.clone(), arch: self.arch.clone(), ..HipOptions::default() }
     }
 
     /// Where kernels are looked for.
@@ -108,6 +110,7 @@ impl GpuSettings {
 
 /// A device that was found.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant)] // there is one, and it does not move
 pub enum Device {
     /// The CPU.
     Cpu(CpuOptions),
@@ -286,6 +289,12 @@ mod tests {
         for text in ["abacus", "cpu:0", "cuda:x", "cuda:-1", "", "CUDA"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_architecture_that_is_given_is_that_of_hip() {
+        let settings = GpuSettings { arch: Some("gfx906".to_owned()), ..GpuSettings::default() };
+        assert_eq!(settings.hip().arch.as_deref(), Some("gfx906"));
     }
 
     #[test]
