@@ -16,6 +16,8 @@ pub struct NvrtcCompiler {
     table: NvrtcTable,
     version: (c_int, c_int),
     path: PathBuf,
+    /// Name and size of the file: releases of one version differ in them, and in their code.
+    file: String,
 }
 
 impl NvrtcCompiler {
@@ -47,7 +49,8 @@ impl NvrtcCompiler {
         unsafe { (table.nvrtcVersion)(&raw mut version.0, &raw mut version.1) };
         let path = library::file_of(table.nvrtcVersion as *const c_void).unwrap_or_else(|| found.name.into());
         load_builtins(&path, version)?;
-        Ok(NvrtcCompiler { table, version, path })
+        let file = describe_file(&path);
+        Ok(NvrtcCompiler { table, version, path, file })
     }
 
     /// The file that was loaded.
@@ -68,7 +71,7 @@ impl NvrtcCompiler {
 
 impl Compiler for NvrtcCompiler {
     fn describe(&self) -> String {
-        format!("NVRTC {}.{} {}", self.version.0, self.version.1, OPTIONS.join(" "))
+        format!("NVRTC {}.{} ({}) {}", self.version.0, self.version.1, self.file, OPTIONS.join(" "))
     }
 
     fn compile(&self, source: &KernelSource, arch: &str) -> Result<CompiledKernel, DeviceError> {
@@ -186,6 +189,13 @@ fn count(length: usize) -> c_int {
     c_int::try_from(length).expect("fewer than 2^31 strings")
 }
 
+/// `libnvrtc.so.12.8.93 of 104883408 bytes`: the name behind all links, without the folder, which may be moved.
+fn describe_file(path: &Path) -> String {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let bytes = real.metadata().map_or(0, |found| found.len());
+    format!("{} of {bytes} bytes", real.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// Loads the library of NVRTC's built-in functions, which NVRTC itself asks the loader for by name: beside NVRTC it is
 /// usually in no place where the loader looks.
 fn load_builtins(nvrtc: &Path, (major, minor): (c_int, c_int)) -> Result<(), String> {
@@ -232,6 +242,23 @@ mod tests {
     #[test]
     fn a_zero_byte_is_refused() {
         assert!(matches!(c_strings(&["a\0b".to_owned()]), Err(Problem::Zero(what)) if what == "a\0b"));
+    }
+
+    #[test]
+    fn releases_of_one_version_are_told_apart_wherever_they_lie() {
+        let [one, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let described = |folder: &Path, name: &str, bytes: &str| {
+            std::fs::write(folder.join(name), bytes).unwrap();
+            let link = folder.join(format!("{name}-link"));
+            std::os::unix::fs::symlink(folder.join(name), &link).unwrap();
+            describe_file(&link)
+        };
+        let first = described(one.path(), "libnvrtc.so.12.8.61", "code");
+        assert_eq!(first, "libnvrtc.so.12.8.61 of 4 bytes");
+        assert_eq!(first, described(other.path(), "libnvrtc.so.12.8.61", "edoc"));
+        assert_ne!(first, described(other.path(), "libnvrtc.so.12.8.93", "code"));
+        std::fs::remove_file(other.path().join("libnvrtc.so.12.8.61-link")).unwrap();
+        assert_ne!(first, described(other.path(), "libnvrtc.so.12.8.61", "longer"));
     }
 
     #[test]

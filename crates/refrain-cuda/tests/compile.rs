@@ -106,9 +106,11 @@ fn headers_come_from_the_source_and_from_nowhere_else() {
 }
 
 #[test]
-fn the_description_has_version_and_options() {
+fn the_description_has_version_file_and_options() {
     let Some(compiler) = compiler() else { return };
-    assert!(compiler.describe().starts_with("NVRTC 13.0 --std=c++17 "), "{}", compiler.describe());
+    let described = compiler.describe();
+    assert!(described.starts_with("NVRTC 13.0 (libnvrtc.so.13"), "{described}");
+    assert!(described.contains(" bytes) --std=c++17 "), "{described}");
     assert!(compiler.path().ends_with("libnvrtc.so.13"), "{}", compiler.path().display());
 }
 
