@@ -3,7 +3,8 @@
 //! What lies here is executed, so the folder must be the user's own. Each entry is a file of its own: it appears whole
 //! (a temporary file that is renamed), carries a checksum, and is thrown away when that is wrong. Nothing is locked:
 //! processes that write the same entry at once write the same bytes, and one that vanishes while another looks is a
-//! miss. No path is kept inside, so the folder can be moved and copied.
+//! miss. No path is kept inside, so the folder can be moved and copied. Beside the entries lies what the last compiler for
+//! each architecture said of itself, which is part of their keys: so they serve also where there is no compiler any more.
 
 use super::private::{CacheError, PrivateFolder};
 use super::{Digest, entry};
@@ -15,6 +16,9 @@ use std::path::Path;
 pub const DEFAULT_CACHE_BYTES: u64 = 256 << 20;
 
 const EXTENSION: &str = "kernel";
+
+/// More than any compiler says of itself.
+const MOST_COMPILER_BYTES: u64 = 64 << 10;
 
 /// What is known about a key.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,10 +75,32 @@ impl KernelCache {
         self.folder.trim(EXTENSION, self.limit)
     }
 
+    /// The compiler that last compiled for an architecture, as it described itself: entries of its kernels can be found
+    /// where it is gone. `None` where nobody has noted one, or the note can't be trusted.
+    pub fn compiler(&self, arch: &str) -> Option<String> {
+        let bytes = self.folder.read(&compiler_file(arch), MOST_COMPILER_BYTES).ok()??;
+        String::from_utf8(bytes).ok()
+    }
+
+    /// Notes the compiler for an architecture.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn note_compiler(&self, arch: &str, described: &str) -> io::Result<()> {
+        if self.compiler(arch).as_deref() == Some(described) {
+            return Ok(());
+        }
+        self.folder.write(&compiler_file(arch), described.as_bytes())
+    }
+
     /// Throws the entry of a key away, if there is one.
     pub fn remove(&self, key: &Digest) {
         self.folder.remove(&file_name(key));
     }
+}
+
+fn compiler_file(arch: &str) -> String {
+    format!("{arch}.compiler")
 }
 
 fn file_name(key: &Digest) -> String {

@@ -95,27 +95,35 @@ impl Images {
             }
         }
         let info = runtime.info();
-        let compiler = runtime.compiler().map_err(|error| self.no_code(unit, info, &error))?;
-        let key = image_key(key, &compiler.describe(), &info.arch, &info.driver);
-        if let Some(cache) = &self.cache {
-            match cache.get(&key) {
+        let compiler = runtime.compiler();
+        let described = match &compiler {
+            Ok(compiler) => Some(compiler.describe()),
+            Err(_) => self.cache.as_ref().and_then(|cache| cache.compiler(&info.arch)),
+        };
+        let key = described.as_ref().map(|described| image_key(key, described, &info.arch, &info.driver));
+        if let (Some(cache), Some(key)) = (&self.cache, &key) {
+            match cache.get(key) {
                 Cached::Found(compiled) => {
                     let place = format!("the cache {}", cache.folder().display());
                     match self.load_stored(runtime, &compiled.image, unit, &place)? {
-                        Some(module) => return Ok((module, Origin::Cache)),
-                        None => cache.remove(&key),
+                        Some(module) => {
+                            if let (Err(error), Some(described)) = (&compiler, &described) {
+                                self.note(format!("kernels are those that {described} compiled before: {error}"));
+                            }
+                            return Ok((module, Origin::Cache));
+                        }
+                        None => cache.remove(key),
                     }
                 }
                 Cached::Missing => {}
-                Cached::Damaged(why) => {
-                    self.note(format!("{unit} is compiled again, because its cached code was damaged: {why}"));
-                }
+                Cached::Damaged(why) => self.note(format!("the cached code of {unit} was damaged, and is gone: {why}")),
             }
         }
+        let compiler = compiler.map_err(|error| self.no_code(unit, info, &error))?;
         let compiled = compile(compiler, unit, &info.arch)?;
         let module = runtime.load_module(&compiled.image)?;
-        if let Some(cache) = &self.cache
-            && let Err(error) = cache.put(&key, &compiled)
+        if let (Some(cache), Some(key), Some(described)) = (&self.cache, &key, &described)
+            && let Err(error) = cache.put(key, &compiled).and_then(|()| cache.note_compiler(&info.arch, described))
             && !self.put_failed.swap(true, Ordering::Relaxed)
         {
             self.note_unused_cache(&CacheError::Io { path: cache.folder().to_owned(), source: error });

@@ -144,6 +144,26 @@ fn a_second_start_compiles_nothing() {
 }
 
 #[test]
+fn a_full_cache_is_enough_where_the_compiler_is_gone() {
+    let cache = tempfile::tempdir().unwrap();
+    let start = |runtime, count| prepare(&with(runtime, Some(cache.path()), &[]).1, &kernels(count));
+    assert!(matches!(start(nvidia(None), 1), Err(DeviceError::NoCode { .. })), "nothing is known of any compiler");
+    start(nvidia(Some("an older compiler")), 1).unwrap();
+    start(nvidia(WITH_COMPILER), 3).unwrap();
+    let report = start(nvidia(None), 3).unwrap();
+    assert_eq!(counts(&report), [0, 0, 3, 0]);
+    let [note] = report.notes.as_slice() else { panic!("{:?}", report.notes) };
+    assert!(note.starts_with("kernels are those that fake compiler 1 compiled before: "), "{note}");
+    assert!(note.contains("it is not installed"), "{note}");
+    // What was never compiled is in no cache, and code of another driver or architecture does not count.
+    assert!(matches!(start(nvidia(None), 4), Err(DeviceError::NoCode { .. })));
+    let mut other = nvidia(None);
+    other.info.driver = "2".to_owned();
+    assert!(matches!(start(other, 3), Err(DeviceError::NoCode { .. })));
+    assert!(matches!(start(FakeRuntime::new("sm_80", None), 3), Err(DeviceError::NoCode { .. })));
+}
+
+#[test]
 fn damaged_entries_are_compiled_again_and_told() {
     let cache = tempfile::tempdir().unwrap();
     let start = |runtime| prepare(&with(runtime, Some(cache.path()), &[]).1, &kernels(4)).unwrap();
@@ -159,7 +179,7 @@ fn damaged_entries_are_compiled_again_and_told() {
     assert_eq!(counts(&report), [0, 0, 2, 2]);
     assert_eq!(report.notes.len(), 2, "{:#?}", report.notes);
     for note in &report.notes {
-        assert!(note.contains("is compiled again, because its cached code was damaged: "), "{note}");
+        assert!(note.contains("was damaged, and is gone: "), "{note}");
         assert!(note.contains("checksum is wrong"), "{note}");
     }
     assert_eq!(counts(&start(nvidia(WITH_COMPILER))), [0, 0, 4, 0], "all is well again");
@@ -175,7 +195,9 @@ fn cached_code_that_can_not_be_loaded_is_compiled_again() {
     // What was compiled just now is refused, too: that is the error.
     let error = start(refusing()).unwrap_err();
     assert!(matches!(error, DeviceError::Driver { .. }), "{error}");
-    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0, "what can't be loaded is not kept");
+    let entries = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path());
+    let kept = entries.filter(|path| path.extension().is_some_and(|extension| extension == "kernel")).count();
+    assert_eq!(kept, 0, "what can't be loaded is not kept");
     assert_eq!(counts(&start(nvidia(WITH_COMPILER)).unwrap()), [0, 0, 0, 1]);
 }
 
