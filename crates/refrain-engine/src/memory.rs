@@ -127,23 +127,18 @@ pub fn plan_memory(request: &MemoryRequest) -> Result<MemoryPlan, MemoryError> {
     }
     // The blocks that must be there whatever the number of slots.
     let least_blocks = request.num_blocks_override.unwrap_or(one.blocks);
-    let with_slots = |slots| PoolSizes { blocks: least_blocks, slots };
+    let fits = |slots| request.fits(PoolSizes { blocks: least_blocks, slots }, bytes);
+    if !fits(1) {
+        return Err(report::too_many_blocks(request, least_blocks, bytes));
+    }
     let mut notes = Vec::new();
     let slots = match request.max_num_seqs {
-        Some(slots) if request.fits(with_slots(slots), bytes) => slots,
-        Some(slots) => {
-            let left = bytes.saturating_sub(least_blocks.saturating_mul(request.footprint.kv_block));
-            let largest = left.checked_div(request.footprint.gdn_slot).unwrap_or(0);
-            return Err(report::too_many(request, slots, largest, bytes));
-        }
+        Some(slots) if fits(slots) => slots,
+        Some(slots) => return Err(report::too_many_sequences(request, slots, bytes)),
         None => {
-            let slots = (1..=DEFAULT_MAX_NUM_SEQS)
-                .rev()
-                .find(|&slots| {
-                    let half = slots == 1 || slots * request.footprint.gdn_slot <= bytes / 2;
-                    half && request.fits(with_slots(slots), bytes)
-                })
-                .ok_or_else(|| report::too_many(request, 1, 0, bytes))?;
+            let half = |slots: usize| slots * request.footprint.gdn_slot <= bytes / 2;
+            let most = (2..=DEFAULT_MAX_NUM_SEQS).rev().find(|&slots| half(slots) && fits(slots));
+            let slots = most.unwrap_or(1);
             if slots < DEFAULT_MAX_NUM_SEQS {
                 notes.push(report::reduced(request, slots, bytes));
             }

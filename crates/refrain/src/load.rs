@@ -199,14 +199,23 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// The memory is not enough.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
+    #[error("{error}{}", what_fits(fits))]
+    Memory {
+        /// For what.
+        error: MemoryError,
+        /// Flags with the largest values with which it would be, each by itself.
+        fits: Vec<String>,
+    },
     /// The backend can't be loaded.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The engine can't be started.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+fn what_fits(flags: &[String]) -> String {
+    if flags.is_empty() { String::new() } else { format!("; it would be enough with {}", flags.join(", or with ")) }
 }
 
 /// A model whose weights have not been read, the program for it, and the plan of its memory.

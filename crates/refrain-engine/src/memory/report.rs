@@ -59,6 +59,16 @@ pub enum MemoryError {
     /// The sequences that were asked for don't fit.
     #[error("{0}")]
     TooManySequences(String),
+    /// The KV blocks that were asked for don't fit beside the state of one sequence.
+    #[error(
+        "--num-gpu-blocks-override: {blocks} blocks don't fit beside the state of one sequence; at most {largest} do"
+    )]
+    TooManyBlocks {
+        /// Blocks that were asked for.
+        blocks: usize,
+        /// The most that fit.
+        largest: usize,
+    },
 }
 
 fn advice(largest: usize) -> String {
@@ -121,21 +131,23 @@ pub(super) fn too_little(request: &MemoryRequest) -> MemoryError {
     })
 }
 
-pub(super) fn too_many(request: &MemoryRequest, slots: usize, largest: usize, bytes: usize) -> MemoryError {
+/// Which number would fit is not known here: the footprint is that of as many sequences.
+pub(super) fn too_many_sequences(request: &MemoryRequest, slots: usize, bytes: usize) -> MemoryError {
     let blocks = match request.num_blocks_override {
         Some(blocks) => format!("--num-gpu-blocks-override {blocks}"),
         None => format!("one sequence of --max-model-len {}", request.max_model_len),
     };
-    let advice = match largest {
-        0 => "none fits beside them: lower --num-gpu-blocks-override, or raise the memory".to_owned(),
-        _ => format!("the most that fit are --max-num-seqs {largest}"),
-    };
     MemoryError::TooManySequences(format!(
-        "--max-num-seqs {slots} needs {} of state slots beside the KV blocks of {blocks}, but together they may \
-         have {}; {advice}",
+        "--max-num-seqs {slots} needs {} of state slots beside the KV blocks of {blocks}, but together they may have {}",
         human_bytes(slots.saturating_mul(request.footprint.gdn_slot)),
         human_bytes(bytes)
     ))
+}
+
+pub(super) fn too_many_blocks(request: &MemoryRequest, blocks: usize, bytes: usize) -> MemoryError {
+    let left = bytes.saturating_sub(request.footprint.gdn_slot);
+    let largest = left.checked_div(request.footprint.kv_block).unwrap_or(usize::MAX);
+    MemoryError::TooManyBlocks { blocks, largest }
 }
 
 pub(super) fn reduced(request: &MemoryRequest, slots: usize, bytes: usize) -> String {

@@ -1,7 +1,9 @@
 //! How long sequences can be, how many can run, and where the memory goes: flags, model and machine put together.
 
 use refrain_device::{Footprint, StepLimits};
-use refrain_engine::{DEFAULT_MAX_NUM_SEQS, MemoryPlan, MemoryRequest, largest_model_len, plan_memory, step_limits};
+use refrain_engine::{
+    DEFAULT_MAX_NUM_SEQS, MemoryError, MemoryPlan, MemoryRequest, largest_model_len, plan_memory, step_limits,
+};
 
 use super::LoadError;
 use crate::cli::Origin;
@@ -55,6 +57,51 @@ pub struct Planned {
 /// # Errors
 /// [`LoadError`] naming the flag whose value can't be had, and what can.
 pub fn plan(inputs: &PlanInputs, footprint: impl Fn(&StepLimits) -> Footprint) -> Result<Planned, LoadError> {
+    attempt(inputs, &footprint).map_err(|error| match error {
+        LoadError::Memory { error, .. } if !matches!(error, MemoryError::Invalid { .. }) => {
+            let fits = what_fits(inputs, &footprint);
+            LoadError::Memory { error, fits }
+        }
+        error => error,
+    })
+}
+
+/// What memory is enough for where it isn't for all that was asked: one flag at a time, with its largest value.
+fn what_fits(inputs: &PlanInputs, footprint: &impl Fn(&StepLimits) -> Footprint) -> Vec<String> {
+    let Ok((seqs, batched)) = step_size(inputs) else { return Vec::new() };
+    let graphs = footprint(&step_limits(1, ROOM + 1, 2)).graphs;
+    let with_seqs = largest(1, seqs.value, |seqs| {
+        attempt(&PlanInputs { max_num_seqs: Some(seqs), ..inputs.clone() }, footprint).is_ok()
+    });
+    let with_tokens = largest(seqs.value + ROOM, batched.value, |tokens| {
+        attempt(&PlanInputs { max_num_batched_tokens: Some(tokens), ..inputs.clone() }, footprint).is_ok()
+    });
+    // In MiB, which is as exact as anybody wants it.
+    let with_graphs = largest(1, graphs.div_ceil(1 << 20), |mib| {
+        attempt(inputs, &|limits: &StepLimits| Footprint { graphs: mib << 20, ..footprint(limits) }).is_ok()
+    });
+    let flags = [
+        with_seqs.map(|seqs| format!("--max-num-seqs {seqs}")),
+        with_tokens.map(|tokens| format!("--max-num-batched-tokens {tokens}")),
+        with_graphs.map(|mib| format!("--graph-memory-budget {mib}M")),
+    ];
+    flags.into_iter().flatten().collect()
+}
+
+/// The largest number from `least` on and below `most` for which something holds that holds for no larger ones.
+fn largest(least: usize, most: usize, holds: impl Fn(usize) -> bool) -> Option<usize> {
+    if least >= most || !holds(least) {
+        return None;
+    }
+    let (mut holding, mut failing) = (least, most);
+    while failing - holding > 1 {
+        let middle = holding + (failing - holding) / 2;
+        *if holds(middle) { &mut holding } else { &mut failing } = middle;
+    }
+    Some(holding)
+}
+
+fn attempt(inputs: &PlanInputs, footprint: &impl Fn(&StepLimits) -> Footprint) -> Result<Planned, LoadError> {
     let (seqs, batched) = step_size(inputs)?;
     if let Some(asked) = inputs.max_model_len.filter(|&asked| asked > inputs.model_max_len) {
         let why = format!(
@@ -90,7 +137,7 @@ pub fn plan(inputs: &PlanInputs, footprint: impl Fn(&StepLimits) -> Footprint) -
             }
         }
     }
-    let memory = memory?;
+    let memory = memory.map_err(|error| LoadError::Memory { error, fits: Vec::new() })?;
     let seqs_origin = if memory.max_num_seqs == seqs.value {
         seqs.origin
     } else {

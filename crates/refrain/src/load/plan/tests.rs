@@ -91,3 +91,50 @@ fn sequences_and_tokens_of_a_step_fit_each_other() {
     assert_eq!(many.limits.max_tokens, 3064);
     assert!(matches!(many.max_num_batched_tokens_origin, Origin::Derived(_)));
 }
+
+/// Each sequence takes 64 KiB of workspace beside its slot, as those of GPUs do, and graphs take 64 MiB.
+fn growing(limits: &StepLimits) -> Footprint {
+    Footprint { workspace: limits.max_segments << 16, graphs: 64 << 20, ..footprint(limits) }
+}
+
+/// The values that an error says would fit, by flag.
+fn fitting(inputs: &PlanInputs, footprint: fn(&StepLimits) -> Footprint) -> Vec<(String, usize)> {
+    let Err(LoadError::Memory { fits, .. }) = plan(inputs, footprint) else { panic!("{inputs:?} fits") };
+    let value = |text: &str| crate::cli::values::human_readable_int(text).unwrap();
+    fits.iter().map(|text| text.split_once(' ').unwrap()).map(|(flag, text)| (flag.to_owned(), value(text))).collect()
+}
+
+#[test]
+fn the_number_of_sequences_that_is_said_to_fit_is_the_largest_that_does() {
+    let with = |seqs| PlanInputs { max_num_seqs: Some(seqs), max_model_len: Some(256), ..inputs() };
+    // More slots than fit; more workspace than memory.
+    for asked in [800, 60_000] {
+        let fits = fitting(&with(asked), growing);
+        let (flag, most) = &fits[0];
+        assert_eq!(flag, "--max-num-seqs");
+        assert!(plan(&with(*most), growing).is_ok() && plan(&with(most + 1), growing).is_err(), "{asked}: {most}");
+    }
+    let message = plan(&with(60_000), growing).unwrap_err().to_string();
+    assert!(message.starts_with("not enough memory: ") && message.contains("enough with --max-num-seqs "), "{message}");
+    // A default that is too many is named, too.
+    let small = PlanInputs { usable_bytes: 169 << 20, utilization: 1.0, max_model_len: Some(256), ..inputs() };
+    let fits = fitting(&small, growing);
+    assert!(fits[0].0 == "--max-num-seqs" && fits[0].1 < 64, "{fits:?}");
+    // Nothing helps where not even one fits.
+    assert_eq!(fitting(&PlanInputs { usable_bytes: 50 << 20, ..inputs() }, growing), []);
+}
+
+#[test]
+fn tokens_of_a_step_and_memory_for_graphs_that_would_fit_are_named() {
+    let with = |tokens| PlanInputs { max_num_batched_tokens: Some(tokens), ..inputs() };
+    let fits = fitting(&with(2 << 20), growing);
+    let [(flag, most)] = &fits[..] else { panic!("{fits:?}") };
+    assert_eq!(flag, "--max-num-batched-tokens");
+    assert!(plan(&with(*most), growing).is_ok() && plan(&with(most + 1), growing).is_err(), "{most}");
+    let large = |limits: &StepLimits| Footprint { graphs: 5 << 30, ..growing(limits) };
+    let fits = fitting(&inputs(), large);
+    let [(flag, most)] = &fits[..] else { panic!("{fits:?}") };
+    assert_eq!(flag, "--graph-memory-budget");
+    let graphs = |bytes| move |limits: &StepLimits| Footprint { graphs: bytes, ..growing(limits) };
+    assert!(plan(&inputs(), graphs(*most)).is_ok() && plan(&inputs(), graphs(most + (1 << 20))).is_err(), "{most}");
+}
