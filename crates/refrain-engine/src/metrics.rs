@@ -375,6 +375,7 @@ mod tests {
             "refrain:compile_seconds{model_name=\"tiny\"} 1.5",
             "refrain:graph_memory_bytes{model_name=\"tiny\"} 4096",
             "refrain:graph_cells{model_name=\"tiny\",state=\"refused\"} 1",
+            "refrain:graph_cell_refused{model_name=\"tiny\",cell=\"eager\",reason=\"a test\"} 1",
             "refrain:step_mode_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",bucket=\"4\"} 1",
             "refrain:step_mode_total{model_name=\"tiny\",phase=\"prefill\",mode=\"eager\",bucket=\"none\"} 1",
             "refrain:step_padding_rows_total{model_name=\"tiny\",phase=\"decode\",mode=\"compiled+graph\",\

@@ -1,6 +1,7 @@
 //! From a model's name and some settings to a running engine.
 
 mod device;
+mod graphs;
 mod modes;
 mod passes;
 mod plan;
@@ -387,7 +388,7 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     }
     if let Some(report) = backend.graphs() {
         modes.check_report(report)?;
-        modes::describe_report(&mut settings, report);
+        graphs::describe(&mut settings, report);
     }
     let config = EngineConfig {
         max_num_seqs: planned.limits.max_segments,
@@ -495,6 +496,11 @@ impl Report {
         ]
     }
 
+    /// What came of the graphs; null where there is no such thing.
+    pub fn graphs_json(&self) -> Value {
+        self.graphs.as_ref().map_or(Value::Null, graphs::to_json)
+    }
+
     /// The memory plan: each use in bytes, the sum, and what could be used.
     pub fn memory_json(&self) -> Value {
         let uses = self.memory.lines.iter().map(|line| json!({ "what": line.what, "bytes": line.bytes }));
@@ -529,6 +535,9 @@ impl std::fmt::Display for Report {
             writeln!(f, "  note: {note}")?;
         }
         write!(f, "{}", self.passes)?;
+        if let Some(report) = &self.graphs {
+            write!(f, "{}", graphs::Refused(&report.refused))?;
+        }
         writeln!(f, "Seconds")?;
         let phases = self.phases().into_iter().filter(|(_, seconds)| *seconds > 0.0);
         phases

@@ -17,12 +17,19 @@ struct State {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    cell: String,
+    reason: String,
+}
+
 /// Numbers that don't change once requests come. Without kernels to compile, or graphs, they stay 0.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Preparation {
     kernels: Family<From, Gauge>,
     compile_seconds: Gauge<f64, AtomicU64>,
     graph_cells: Family<State, Gauge>,
+    graph_cell_refused: Family<Refused, Gauge>,
     graph_nodes: Gauge,
     graph_memory: Gauge,
     graph_memory_budget: Gauge,
@@ -45,6 +52,10 @@ impl Preparation {
         for (state, count) in [("recorded", graphs.recorded.len()), ("refused", graphs.refused.len())] {
             own.graph_cells.get_or_create(&State { state }).set(gauge(count));
         }
+        for refused in &graphs.refused {
+            let labels = Refused { cell: refused.cell.to_string(), reason: refused.why.clone() };
+            own.graph_cell_refused.get_or_create(&labels).set(1);
+        }
         own.graph_nodes.set(gauge(graphs.nodes()));
         own.graph_memory.set(gauge(graphs.bytes));
         own.graph_memory_budget.set(gauge(graphs.budget_bytes));
@@ -59,6 +70,8 @@ impl Preparation {
         r.register("refrain:compile_seconds", help, self.compile_seconds.clone());
         let help = "Ways to replay steps, recorded or refused by budget or driver";
         r.register("refrain:graph_cells", help, self.graph_cells.clone());
+        let help = "1 for each way to replay steps that was refused";
+        r.register("refrain:graph_cell_refused", help, self.graph_cell_refused.clone());
         r.register("refrain:graph_nodes", "Nodes of all graphs", self.graph_nodes.clone());
         r.register("refrain:graph_memory_bytes", "Device memory that graphs took", self.graph_memory.clone());
         let help = "Device memory that graphs may take";

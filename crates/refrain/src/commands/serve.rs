@@ -137,6 +137,7 @@ fn server_info(loaded: &Loaded, settings: &Settings) -> Value {
         "settings": all,
         "memory": loaded.report.memory_json(),
         "passes": loaded.report.passes.to_json(),
+        "graphs": loaded.report.graphs_json(),
     })
 }
 

@@ -331,24 +331,6 @@ impl Modes {
     }
 }
 
-/// What came of the graphs.
-pub(super) fn describe_report(settings: &mut Settings, report: &GraphReport) {
-    if report.mode == GraphMode::None {
-        return;
-    }
-    let mut text = format!(
-        "{} of {} cells recorded, {}, {:.1} s",
-        report.recorded.len(),
-        report.recorded.len() + report.refused.len(),
-        human_bytes(report.bytes),
-        report.seconds
-    );
-    if let Some(refused) = report.refused.first() {
-        text += &format!("; not {}: {}", refused.cell, refused.why);
-    }
-    settings.push("graphs", text, Origin::Derived("cudagraph-mode".to_owned()));
-}
-
 /// A mode, and what runs instead if it can't be had.
 fn shown(asked: impl Display, instead: impl Display, refusal: Option<&str>) -> String {
     match refusal {
