@@ -349,7 +349,7 @@ impl EngineArgs {
                         flag out, and raise --max-num-batched-tokens for larger steps"
                 .to_owned());
         }
-        self.compile.request().resolve().map(drop)
+        self.compile.request().resolve()?.check_policy(self.compile.policy)
     }
 }
 

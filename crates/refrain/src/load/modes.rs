@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use refrain_device::{GraphMode, GraphReport, StepLimits};
+use refrain_engine::PolicyMode;
 use refrain_gpu::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, default_decode_sizes, default_prefill_sizes};
 use refrain_program::{CompileOptions, PassConfig};
 
@@ -135,6 +136,21 @@ impl ModeRequest {
     }
 }
 
+impl<T: Display> Asked<T> {
+    /// What set the mode, for people: the flag that it comes from, or its key.
+    fn flag(&self, key: &str) -> String {
+        match &self.origin {
+            Origin::Derived(flag) => flag.clone(),
+            _ => format!("-cc.{key}={}", self.mode),
+        }
+    }
+}
+
+/// A setting for what another one has ruled out.
+fn contradiction(what: &str, other: &str) -> Result<(), String> {
+    Err(format!("{what}, but with {other} there are none; leave one of them out"))
+}
+
 /// What was given for a mode, or else its default.
 fn asked<T>(given: Option<T>, default: T, origin: &Origin) -> Asked<T> {
     match given {
@@ -168,7 +184,39 @@ impl Modes {
         if graphs == GraphMode::None && self.request.graph_memory_budget.is_some() {
             return Err("--graph-memory-budget has no effect, because cudagraph_mode is NONE; leave it out".to_owned());
         }
+        if self.request.performance_mode == Some(PerformanceMode::Interactivity) {
+            let what = "--performance-mode interactivity records graphs";
+            if graphs == GraphMode::None {
+                return contradiction(what, &self.graphs.flag("cudagraph_mode"));
+            }
+            if config.cudagraph_capture_sizes.is_some() {
+                let sizes = "cudagraph_capture_sizes says of which sizes";
+                return Err(format!("{what} of sizes of its own, but {sizes}; leave one of them out"));
+            }
+        }
         Ok(())
+    }
+
+    /// Refuses a rule for the ways to run steps where the modes leave none of its ways.
+    ///
+    /// # Errors
+    /// A sentence that names both.
+    pub fn check_policy(&self, policy: Option<PolicyMode>) -> Result<(), String> {
+        let Some(policy) = policy else { return Ok(()) };
+        let compiled = self.compile.mode != CompilationMode::None;
+        let replayed = self.graphs.mode != GraphMode::None;
+        let (mode, graphs) = (self.compile.flag("mode"), self.graphs.flag("cudagraph_mode"));
+        match policy {
+            PolicyMode::Compiled if !compiled => contradiction("--policy compiled runs compiled steps", &mode),
+            PolicyMode::Graph | PolicyMode::EagerGraph if !replayed => {
+                contradiction(&format!("--policy {policy} replays graphs"), &graphs)
+            }
+            PolicyMode::Static if !compiled && !replayed => {
+                let both = if mode == graphs { mode } else { format!("{mode} and {graphs}") };
+                contradiction("--policy static takes compiled steps and graphs", &both)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what can't be had on a device where that was asked for, and may not be left out.

@@ -74,7 +74,8 @@ fn what_fits(inputs: &PlanInputs, footprint: &impl Fn(&StepLimits) -> Footprint)
         attempt(&PlanInputs { max_num_seqs: Some(seqs), ..inputs.clone() }, footprint).is_ok()
     });
     let with_tokens = largest(seqs.value + ROOM, batched.value, |tokens| {
-        attempt(&PlanInputs { max_num_batched_tokens: Some(tokens), ..inputs.clone() }, footprint).is_ok()
+        let inputs = PlanInputs { max_num_batched_tokens: Some(tokens), throughput: false, ..inputs.clone() };
+        attempt(&inputs, footprint).is_ok()
     });
     // In MiB, which is as exact as anybody wants it.
     let with_graphs = largest(1, graphs.div_ceil(1 << 20), |mib| {
@@ -164,6 +165,13 @@ struct Resolved {
 fn step_size(inputs: &PlanInputs) -> Result<(Resolved, Resolved), LoadError> {
     let given = |value| Resolved { value, origin: Origin::Given };
     let default = |value| Resolved { value, origin: Origin::Default };
+    if let (true, Some(batched)) = (inputs.throughput, inputs.max_num_batched_tokens) {
+        let why = format!(
+            "throughput says how many tokens a step has, and so does --max-num-batched-tokens {batched}; leave one of \
+             them out"
+        );
+        return Err(LoadError::Setting { flag: "--performance-mode", why });
+    }
     let tokens = match inputs.throughput {
         true => Resolved {
             value: 2 * DEFAULT_MAX_NUM_BATCHED_TOKENS,

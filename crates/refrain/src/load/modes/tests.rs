@@ -12,6 +12,10 @@ fn config(texts: &[&str]) -> ModeRequest {
     ModeRequest { configs, ..ModeRequest::default() }
 }
 
+fn interactivity(texts: &[&str]) -> ModeRequest {
+    ModeRequest { performance_mode: Some(PerformanceMode::Interactivity), ..config(texts) }
+}
+
 fn cpu() -> Device {
     Device::Cpu(CpuOptions { threads: 1, precision: Precision::F32, isa: None, passes: None })
 }
@@ -59,10 +63,34 @@ fn contradictions_are_named() {
         config(&[".cudagraph_capture_sizes=1,2,40", ".max_cudagraph_capture_size=42"]),
         config(&[".mode=3", ".mode=0"]),
         config(&[".mode=eager", ".compile_sizes=[1]"]),
+        eager(interactivity(&[])),
+        interactivity(&[".cudagraph_mode=NONE"]),
+        interactivity(&[".cudagraph_capture_sizes=[1]"]),
     ];
-    let messages: Vec<String> = requests.iter().map(|request| request.resolve().unwrap_err()).collect();
+    let mut messages: Vec<String> = requests.iter().map(|request| request.resolve().unwrap_err()).collect();
+    let none = config(&[".mode=NONE", ".cudagraph_mode=NONE"]);
+    let level = ModeRequest { optimization_level: Some(0), ..ModeRequest::default() };
+    for (request, policy) in [
+        (&none, PolicyMode::Compiled),
+        (&none, PolicyMode::Graph),
+        (&none, PolicyMode::Static),
+        (&eager(config(&[])), PolicyMode::Static),
+        (&eager(config(&[])), PolicyMode::EagerGraph),
+        (&level, PolicyMode::Compiled),
+    ] {
+        messages.push(request.resolve().unwrap().check_policy(Some(policy)).unwrap_err());
+    }
     insta::assert_snapshot!(messages.join("\n"));
     eager(config(&[".cudagraph_mode=NONE", ".mode=0", ".pass_config.fuse_silu_mul=false"])).resolve().unwrap();
+    let fine = [
+        (config(&[".mode=NONE"]), PolicyMode::Static),
+        (config(&[".cudagraph_mode=NONE"]), PolicyMode::Compiled),
+        (eager(config(&[])), PolicyMode::Eager),
+        (eager(config(&[])), PolicyMode::Measured),
+    ];
+    for (request, policy) in fine {
+        request.resolve().unwrap().check_policy(Some(policy)).unwrap();
+    }
 }
 
 #[test]

@@ -42,13 +42,14 @@ fn defaults_where_memory_is_plenty() {
 }
 
 #[test]
-fn throughput_doubles_the_tokens_of_a_step_unless_they_were_given() {
+fn throughput_doubles_the_tokens_of_a_step_which_nobody_may_give_then() {
     let inputs = PlanInputs { throughput: true, ..inputs() };
     let planned = plan(&inputs, footprint).unwrap();
     assert_eq!(planned.limits, step_limits(64, 4096, 8192));
     assert!(matches!(planned.max_num_batched_tokens_origin, Origin::Derived(_)));
     let given = PlanInputs { max_num_batched_tokens: Some(512), ..inputs };
-    assert_eq!(plan(&given, footprint).unwrap().limits, step_limits(64, 512, 8192));
+    let message = error(&given);
+    assert!(message.contains("--performance-mode: throughput ") && message.contains("--max-num-batched-tokens 512"));
 }
 
 #[test]
