@@ -186,8 +186,8 @@ fn table_is_written_as_json_markdown_and_html() {
 fn a_table_of_a_gpu_shows_that_nothing_is_reserved_after_the_start() {
     let Some(folder) = checkpoint(&Golden::load("micro-0-f32")) else { return };
     let (folder, cache) = (folder.display().to_string(), target_dir().join("test-kernels").display().to_string());
-    let arguments = [
-        ["bench", "table", &folder, "--skip-tokenizer-init", "--device", "sim", "--dtype", "float32"].as_slice(),
+    let arguments: [&[&str]; 3] = [
+        &["bench", "table", &folder, "--skip-tokenizer-init", "--device", "sim", "--dtype", "float32"],
         &["--max-model-len", "128", "--max-num-batched-tokens", "128", "--num-gpu-blocks-override", "16"],
         &[
             "--kernel-cache-dir",
