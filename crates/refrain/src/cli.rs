@@ -9,6 +9,7 @@ pub mod compilation;
 pub mod device;
 pub mod engine;
 pub mod explain;
+mod json;
 mod later;
 pub mod model;
 mod origins;

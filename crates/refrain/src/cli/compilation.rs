@@ -12,6 +12,7 @@ use std::str::FromStr;
 use refrain_device::GraphMode;
 use serde_json::Value;
 
+use super::json;
 use keys::{KEYS, Other, PASSES};
 use sizes::{listed, size, size_list};
 
@@ -99,16 +100,21 @@ impl CompilationConfig {
         if let Some(assignment) = text.strip_prefix('.') {
             let (key, value) = assignment.split_once('=').ok_or("must be -cc.KEY=VALUE")?;
             // What is no JSON is a text: -cc.mode=NONE.
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+            let value = match json::parse(value) {
+                Ok((_, Some(twice))) => return Err(json::given_twice(&twice)),
+                Ok((value, None)) => value,
+                Err(_) => Value::String(value.to_owned()),
+            };
             match key.split_once('.') {
                 Some(("pass_config", pass)) => config.pass(pass, &value)?,
                 _ => config.set(key, &value)?,
             }
             return Ok(config);
         }
-        match serde_json::from_str::<Value>(text) {
-            Ok(Value::Object(map)) => map.iter().try_for_each(|(key, value)| config.set(key, value))?,
-            Ok(value @ Value::Number(_)) => config.set("mode", &value)?,
+        match json::parse(text) {
+            Ok((_, Some(twice))) => return Err(json::given_twice(&twice)),
+            Ok((Value::Object(map), _)) => map.iter().try_for_each(|(key, value)| config.set(key, value))?,
+            Ok((value @ Value::Number(_), _)) => config.set("mode", &value)?,
             Ok(_) => return Err("must be a JSON object, such as '{\"mode\": \"NONE\"}'".to_owned()),
             Err(error) => return Err(format!("must be a JSON object, such as '{{\"mode\": \"NONE\"}}': {error}")),
         }
@@ -208,6 +214,7 @@ impl CompilationConfig {
 
     /// A switch of `pass_config`.
     fn pass(&mut self, name: &str, value: &Value) -> Result<(), String> {
+        let given = name;
         // vLLM's name for a pass that we have.
         let name = if name == "enable_qk_norm_rope_fusion" { "fuse_qk_norm_rope_append" } else { name };
         let Some(known) = PASSES.iter().find(|known| known.name == name && known.other.is_none()) else {
@@ -220,6 +227,9 @@ impl CompilationConfig {
             Value::String(text) if text.eq_ignore_ascii_case("false") => false,
             _ => return Err(format!("pass_config.{name}: {value} is neither true nor false")),
         };
+        // By both of its names.
+        let mut before = self.passes.get(known.name).copied();
+        once(given, &mut before, Some(on)).map_err(|why| format!("pass_config.{why}"))?;
         self.passes.insert(known.name, on);
         Ok(())
     }

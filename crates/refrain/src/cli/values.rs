@@ -166,8 +166,13 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// What the JSON parser says.
 pub fn json_object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, String> {
-    serde_json::from_str(text)
-        .map_err(|error| format!("must be a JSON object such as '{{\"temperature\": 0.7}}': {error}"))
+    let wrong = |why: &str| format!("must be a JSON object such as '{{\"temperature\": 0.7}}': {why}");
+    match super::json::parse(text) {
+        Ok((_, Some(twice))) => Err(super::json::given_twice(&twice)),
+        Ok((serde_json::Value::Object(map), None)) => Ok(map),
+        Ok(_) => Err(wrong("it is another value")),
+        Err(error) => Err(wrong(&error.to_string())),
+    }
 }
 
 /// `--dtype`, with vLLM's names.
@@ -245,7 +250,8 @@ mod tests {
         assert!(positive_or_infinite("nan").is_err() && positive_or_infinite("0").is_err());
         assert_eq!(pair("a = b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(pair("=b").is_err() && pair("a").is_err());
-        assert!(json_object("[1]").is_err() && json_object("{\"a\": 1}").is_ok());
+        assert!(json_object("[1]").is_err() && json_object("{").is_err() && json_object("{\"a\": 1}").is_ok());
+        assert!(json_object("{\"a\": 1, \"a\": 1}").unwrap_err().starts_with("a: it is given twice"));
     }
 
     proptest! {

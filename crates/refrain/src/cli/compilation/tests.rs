@@ -59,6 +59,18 @@ fn what_is_said_twice_must_be_the_same() {
     assert_eq!(both(".mode=3", ".mode=compile"), Ok(()));
     assert!(both(".mode=3", ".mode=0").unwrap_err().starts_with("mode: it is given twice"));
     assert!(error(r#"{"mode": 3, "level": 0}"#).contains("twice"));
+    for (text, key) in [
+        (r#"{"mode": "NONE", "mode": "VLLM_COMPILE"}"#, "mode: "),
+        (r#"{"pass_config": {"fuse_silu_mul": true, "fuse_silu_mul": true}}"#, "fuse_silu_mul: "),
+        (r#".pass_config={"fuse_silu_mul": true, "fuse_silu_mul": false}"#, "fuse_silu_mul: "),
+        (
+            r#"{"pass_config": {"fuse_qk_norm_rope_append": true, "enable_qk_norm_rope_fusion": false}}"#,
+            "pass_config.enable_qk_norm_rope_fusion: ",
+        ),
+    ] {
+        let message = error(text);
+        assert!(message.starts_with(&format!("{key}it is given twice")), "{text}\n{message}");
+    }
     let passes = both(".pass_config.fuse_silu_mul=true", r#"{"pass_config": {"fuse_silu_mul": false}}"#);
     assert!(passes.unwrap_err().starts_with("fuse_silu_mul"));
 }
