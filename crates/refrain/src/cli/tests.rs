@@ -74,6 +74,8 @@ fn what_is_not_there_yet_says_so() {
         ("--cudagraph-capture-sizes 1 -cc.cudagraph_capture_sizes=2", "given twice"),
         ("--max-cudagraph-capture-size -4", "the nearest is 1"),
         ("--graph-memory-budget 0", "at least 1"),
+        ("--graph-memory-budget -5", "'-5' for '--graph-memory-budget <BYTES>': must be at least 1"),
+        ("--policy-budget -1", "'-1' for '--policy-budget <SECONDS>': must be a number of seconds from 0"),
         ("--performance-mode fast", "interactivity"),
         ("--performance-mode interactivity --enforce-eager", "but with --enforce-eager there are none"),
         ("--policy graph --enforce-eager", "but with --enforce-eager there are none"),

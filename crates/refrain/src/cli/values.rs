@@ -89,8 +89,9 @@ const MOST_BYTES: usize = 1 << 50;
 const MOST_COUNT: usize = 1 << 22;
 
 fn whole_number(text: &str, least: usize, most: usize) -> Result<usize, String> {
-    match human_readable_int(text)? {
-        value if value < least => Err(format!("must be at least {least}")),
+    let negative = text.trim().strip_prefix('-').is_some_and(|number| human_readable_int(number).is_ok());
+    match if negative { 0 } else { human_readable_int(text)? } {
+        value if value < least || negative => Err(format!("must be at least {least}")),
         value if value > most => Err(format!("must be at most {most}")),
         value => Ok(value),
     }
