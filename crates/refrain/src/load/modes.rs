@@ -283,11 +283,15 @@ impl Modes {
     /// # Errors
     /// [`LoadError`] about a size that no step has, with the nearest.
     pub fn graph_options_for(&self, limits: &StepLimits) -> Result<GraphOptions, LoadError> {
+        let largest = limits.max_segments.min(limits.max_tokens) as u32;
+        if let Some(most) = self.config.max_cudagraph_capture_size.filter(|most| *most > largest) {
+            let why = format!("{most} is out of range; 1 to {largest} (--max-num-seqs), the nearest is {largest}");
+            return Err(LoadError::Setting { flag: "--max-cudagraph-capture-size", why });
+        }
         let mut options = self.graph_options();
         let dense = (self.request.performance_mode == Some(PerformanceMode::Interactivity)).then_some(1..=32);
         if options.decode_sizes.is_none() && (dense.is_some() || self.config.max_cudagraph_capture_size.is_some()) {
             let defaults = default_decode_sizes(limits);
-            // Beyond what steps can have, so that it is refused as any size is.
             let largest = defaults.last().copied().unwrap_or(1);
             let most = self.config.max_cudagraph_capture_size.unwrap_or(largest);
             let dense = dense.into_iter().flatten().filter(|size| *size < largest);

@@ -4,25 +4,22 @@ use serde_json::Value;
 
 use super::Sizes;
 
-/// Larger than any step.
-const MOST: u64 = 1 << 20;
-
-/// One size.
+/// One size. Whether a step can have it is known once the limits of steps are.
 ///
 /// # Errors
-/// A sentence with the nearest size that is possible.
+/// A sentence with the nearest size.
 pub(super) fn size(value: &Value) -> Result<u32, String> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
         value => value.to_string(),
     };
-    let wrong = |nearest: u64| Err(format!("{text} is no size; 1 to {MOST}, the nearest is {nearest}"));
+    let wrong = |nearest: f64| Err(format!("{text} is no size; the nearest is {nearest}"));
     match text.parse::<f64>() {
         Ok(number) if number.is_nan() => Err(format!("{text} is no whole number")),
         Err(_) => Err(format!("{text} is no whole number")),
-        Ok(number) if number < 1.0 => wrong(1),
-        Ok(number) if number > MOST as f64 => wrong(MOST),
-        Ok(number) if number.fract() != 0.0 => wrong(number.round() as u64),
+        Ok(number) if number < 1.0 => wrong(1.0),
+        Ok(number) if number > f64::from(u32::MAX) => Err(format!("{text} is no size; no step is as large as that")),
+        Ok(number) if number.fract() != 0.0 => wrong(number.round()),
         Ok(number) => Ok(number as u32),
     }
 }

@@ -90,7 +90,7 @@ fn errors_name_the_key_and_what_would_be_right() {
         ".cudagraph_capture_sizes=4,x",
         ".cudagraph_capture_sizes=[]",
         ".cudagraph_capture_sizes=true",
-        ".prefill_capture_sizes=[99999999]",
+        ".prefill_capture_sizes=[99999999999]",
         ".max_cudagraph_capture_size=1.5",
         ".max_cudagraph_capture_size=NaN",
         ".cudagraph_mod=FULL",

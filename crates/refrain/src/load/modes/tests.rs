@@ -127,9 +127,14 @@ fn ranges_are_those_that_were_given_and_the_one_of_few_rows() {
     let check =
         |text: &str| config(&[text]).resolve().unwrap().check_ranges(&LIMITS).map_err(|error| error.to_string());
     check(".compile_ranges_endpoints=[256]").unwrap();
-    for text in [".compile_ranges_endpoints=[8,16384]", ".compile_sizes=16384"] {
+    for (text, size) in [
+        (".compile_ranges_endpoints=[8,16384]", 16384),
+        (".compile_sizes=16384", 16384),
+        (".compile_ranges_endpoints=1048577", 1_048_577),
+    ] {
         let error = check(text).unwrap_err();
-        assert!(error.contains("no step has 16384 tokens; at most 256 (--max-num-batched-tokens)"), "{error}");
+        let says = format!("no step has {size} tokens; at most 256 (--max-num-batched-tokens)");
+        assert!(error.contains(&says), "{error}");
     }
 }
 
@@ -143,7 +148,10 @@ fn the_largest_size_is_recorded_as_it_was_given() {
     assert_eq!(sizes(&most(5)).unwrap(), [1, 2, 4, 5]);
     assert_eq!(sizes(&most(40)).unwrap(), [1, 2, 4, 8, 16, 24, 32, 40]);
     let error = sizes(&most(42)).unwrap_err();
-    assert!(error.contains("42 is out of range") && error.contains("nearest is 40"), "{error}");
+    assert!(error.starts_with("--max-cudagraph-capture-size: 42 is out of range"), "{error}");
+    assert!(error.contains("nearest is 40"), "{error}");
+    let error = sizes(&config(&[".cudagraph_capture_sizes=[2000000]"])).unwrap_err();
+    assert!(error.contains("cudagraph_capture_sizes: 2000000 ") && error.contains("nearest is 40"), "{error}");
     let dense = ModeRequest { performance_mode: Some(PerformanceMode::Interactivity), ..most(34) };
     assert_eq!(sizes(&dense).unwrap(), (1..=32).chain([34]).collect::<Vec<_>>());
 }
