@@ -187,6 +187,14 @@ impl Device {
         }
     }
 
+    /// Why programs are not compiled for ranges of sizes here; none where they are.
+    pub(super) fn why_no_ranges(&self) -> Option<&'static str> {
+        match self {
+            Device::Cpu(_) => Some("a CPU compiles one program for steps of any size"),
+            Device::Gpu(..) => None,
+        }
+    }
+
     /// Memory that the engine may plan with.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::cli::compilation::{CompilationConfig, CompilationMode, Sizes};
 mod tests;
 
 /// The settings that say which modes were asked for and which run.
-pub const MODE_SETTINGS: [&str; 11] = [
+pub const MODE_SETTINGS: [&str; 13] = [
     "enforce_eager",
     "mode",
     "pass_config",
@@ -25,9 +25,15 @@ pub const MODE_SETTINGS: [&str; 11] = [
     "performance_mode",
     "strict",
     "cudagraph_capture_sizes",
+    "max_cudagraph_capture_size",
     "prefill_capture_sizes",
     "graph_memory_budget",
+    "policy",
 ];
+
+/// Those that say something about graphs only.
+const GRAPH_SETTINGS: [&str; 4] =
+    ["cudagraph_capture_sizes", "max_cudagraph_capture_size", "prefill_capture_sizes", "graph_memory_budget"];
 
 /// What the flags ask for. The default is what holds when nobody says anything.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -221,18 +227,47 @@ impl Modes {
 
     /// Refuses what can't be had on a device where that was asked for, and may not be left out.
     pub(super) fn check_device(&self, device: &Device) -> Result<(), LoadError> {
-        match self.graph_refusal(device) {
-            Some(why) if self.request.strict && self.graphs.origin != Origin::Default => {
-                let why = format!("cudagraph_mode {} can't be had: {why}", self.graphs.mode);
-                Err(LoadError::Setting { flag: "--strict", why })
-            }
+        let refused = |(setting, asked): (&'static str, String)| {
+            self.instead(setting, device).map(|(_, why)| format!("{setting} {asked} can't be had: {why}"))
+        };
+        match self.given().into_iter().find_map(refused) {
+            Some(why) if self.request.strict => Err(LoadError::Setting { flag: "--strict", why }),
             _ => Ok(()),
         }
     }
 
-    /// Why there are no graphs, though there should be.
-    fn graph_refusal(&self, device: &Device) -> Option<&'static str> {
-        device.why_no_graphs().filter(|_| self.graphs.mode != GraphMode::None)
+    /// What was asked for that not every device has, in the order of the table.
+    fn given(&self) -> Vec<(&'static str, String)> {
+        let (config, request) = (&self.config, &self.request);
+        let sizes = |sizes: &Option<Sizes>| sizes.as_ref().map(|sizes| list(&sizes.sizes, Some(sizes)));
+        let mode = (self.graphs.origin != Origin::Default).then(|| self.graphs.mode.to_string());
+        let settings = [
+            ("compile_ranges_endpoints", sizes(&config.compile_ranges_endpoints)),
+            ("compile_sizes", sizes(&config.compile_sizes)),
+            ("cudagraph_mode", mode),
+            ("performance_mode", request.performance_mode.map(|mode| format!("{mode:?}").to_lowercase())),
+            ("cudagraph_capture_sizes", sizes(&config.cudagraph_capture_sizes)),
+            ("max_cudagraph_capture_size", config.max_cudagraph_capture_size.map(|size| size.to_string())),
+            ("prefill_capture_sizes", sizes(&config.prefill_capture_sizes)),
+            ("graph_memory_budget", request.graph_memory_budget.map(human_bytes)),
+        ];
+        settings.into_iter().filter_map(|(setting, asked)| Some((setting, asked?))).collect()
+    }
+
+    /// What holds instead of a setting that a device can't have, and why; `None` where it can.
+    fn instead(&self, setting: &str, device: &Device) -> Option<(&'static str, &'static str)> {
+        let no_graphs = device.why_no_graphs().filter(|_| self.graphs.mode != GraphMode::None);
+        let graphs = |instead| no_graphs.map(|why| (instead, why));
+        match setting {
+            "compile_ranges_endpoints" | "compile_sizes" => device.why_no_ranges().map(|why| ("none", why)),
+            "cudagraph_mode" => graphs("NONE"),
+            "performance_mode" => {
+                let interactive = self.request.performance_mode == Some(PerformanceMode::Interactivity);
+                graphs("balanced").filter(|_| interactive)
+            }
+            _ if GRAPH_SETTINGS.contains(&setting) => graphs("none"),
+            _ => None,
+        }
     }
 
     /// How the program is compiled; `None` is not at all.
@@ -341,22 +376,24 @@ impl Modes {
         if !switched.is_empty() {
             settings.push("pass_config", switched.join(" "), Origin::Given);
         }
-        let one = matches!(device, Device::Cpu(_)).then_some("a CPU compiles one program for steps of any size");
-        for (key, sizes) in [
-            ("compile_ranges_endpoints", &self.config.compile_ranges_endpoints),
-            ("compile_sizes", &self.config.compile_sizes),
-        ] {
-            if let Some(sizes) = sizes {
-                settings.push(key, shown(list(&sizes.sizes, Some(sizes)), "none", one), Origin::Given);
+        let shown = |setting, asked: String| match self.instead(setting, device) {
+            Some((instead, why)) => format!("{asked} -> {instead}: {why}"),
+            None => asked,
+        };
+        let given = |settings: &mut Settings, names: &[&str]| {
+            for (setting, asked) in self.given().into_iter().filter(|(setting, _)| names.contains(setting)) {
+                settings.push(setting, shown(setting, asked), Origin::Given);
             }
-        }
-        let mode = shown(self.graphs.mode, GraphMode::None, self.graph_refusal(device));
+        };
+        given(settings, &["compile_ranges_endpoints", "compile_sizes"]);
+        let mode = shown("cudagraph_mode", self.graphs.mode.to_string());
         settings.push("cudagraph_mode", mode, self.graphs.origin.clone());
-        if let Some(mode) = request.performance_mode {
-            settings.push("performance_mode", format!("{mode:?}").to_lowercase(), Origin::Given);
-        }
+        given(settings, &["performance_mode"]);
         if request.strict {
             settings.push("strict", true, Origin::Given);
+        }
+        if device.why_no_graphs().is_some() {
+            given(settings, &GRAPH_SETTINGS);
         }
         if graphs.mode == GraphMode::None || device.why_no_graphs().is_some() {
             return;
@@ -380,14 +417,6 @@ impl Modes {
             request.graph_memory_budget.map(human_bytes),
             human_bytes(graphs.budget_bytes),
         );
-    }
-}
-
-/// A mode, and what runs instead if it can't be had.
-fn shown(asked: impl Display, instead: impl Display, refusal: Option<&str>) -> String {
-    match refusal {
-        Some(why) => format!("{asked} -> {instead}: {why}"),
-        None => asked.to_string(),
     }
 }
 

@@ -99,6 +99,14 @@ fn the_table_says_what_was_asked_for_and_what_runs() {
     let requests = [
         (ModeRequest::default(), cpu()),
         (config(&[".cudagraph_mode=FULL", ".compile_ranges_endpoints=[64,16]"]), cpu()),
+        (
+            ModeRequest {
+                graph_memory_budget: Some(1 << 20),
+                ..interactivity(&[".prefill_capture_sizes=64", ".max_cudagraph_capture_size=8", ".compile_sizes=1"])
+            },
+            cpu(),
+        ),
+        (config(&[".cudagraph_capture_sizes=[4,2]"]), cpu()),
         (ModeRequest { enforce_eager: true, ..ModeRequest::default() }, sim()),
         (ModeRequest::default(), sim()),
         (ModeRequest { strict: true, graph_memory_budget: Some(1 << 20), ..some }, sim()),
@@ -112,6 +120,21 @@ fn what_is_to_be_strict_fails_on_a_device_without_it() {
     let strict = |request: ModeRequest| ModeRequest { strict: true, ..request }.resolve().unwrap();
     let error = strict(config(&[".cudagraph_mode=FULL"])).check_device(&cpu()).unwrap_err().to_string();
     assert!(error.starts_with("--strict: cudagraph_mode FULL can't be had: not applicable"), "{error}");
+    let budget = ModeRequest { graph_memory_budget: Some(1 << 20), ..ModeRequest::default() };
+    for (request, refused) in [
+        (config(&[".compile_sizes=1"]), "compile_sizes 1 can't be had: a CPU compiles one program"),
+        (
+            config(&[".cudagraph_capture_sizes=4,2"]),
+            "cudagraph_capture_sizes 2 4 (sorted) can't be had: not applicable",
+        ),
+        (budget, "graph_memory_budget 1.00 MiB can't be had: not applicable"),
+        (interactivity(&[]), "performance_mode interactivity can't be had: not applicable"),
+    ] {
+        let modes = strict(request);
+        let error = modes.check_device(&cpu()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("--strict: {refused}")), "{error}");
+        modes.check_device(&sim()).unwrap();
+    }
     // Defaults are no demands.
     strict(ModeRequest::default()).check_device(&cpu()).unwrap();
 }
