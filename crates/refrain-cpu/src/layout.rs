@@ -55,6 +55,11 @@ pub fn footprint(program: &Program, limits: &StepLimits, options: &CpuOptions) -
     Layout::new(&programs(program, options).0, limits, &PoolSizes { blocks: 0, slots: 0 }, options).footprint
 }
 
+/// What the passes do to `program`, for steps of any size; nothing without them.
+pub fn compiled(program: &Program, options: &CpuOptions) -> Vec<CompiledRange> {
+    programs(program, options).1
+}
+
 /// What is loaded of a program: the program itself and, with [`CpuOptions::passes`], the compiled one, with what the passes
 /// have done for it.
 pub(crate) fn programs(program: &Program, options: &CpuOptions) -> (Vec<Program>, Vec<CompiledRange>) {

@@ -18,7 +18,7 @@ mod threads;
 
 pub use backend::{CpuBackend, CpuOptions, processor_name};
 pub use isa::Isa;
-pub use layout::footprint;
+pub use layout::{compiled, footprint};
 pub use memory::{UsableMemory, usable_memory};
 pub use simd::SimdLevel;
 pub use threads::default_threads;

@@ -24,6 +24,8 @@ pub struct ExplainOptions {
     pub ceilings_source: String,
     /// Which passes run.
     pub passes: PassConfig,
+    /// Numbers of rows with which the ranges of compiled programs end.
+    pub endpoints: Vec<u32>,
     /// Whether products are fused with what is around them for any number of rows: so on a CPU.
     pub fuses_any_product: bool,
 }

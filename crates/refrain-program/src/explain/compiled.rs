@@ -38,7 +38,8 @@ pub(super) fn compiled(program: &Program, options: &ExplainOptions) -> Vec<Compi
         (format!("prefill of {tokens} tokens"), StepShape::prefill(tokens)),
     ];
     let explained = |(steps, shape): (String, StepShape)| {
-        let rows = if options.fuses_any_product { FEW_ROWS.min(shape.tokens()) } else { shape.tokens() };
+        let range = options.endpoints.iter().map(|&end| end as usize).filter(|&end| end >= shape.tokens()).min();
+        let rows = if options.fuses_any_product { FEW_ROWS } else { range.unwrap_or(usize::MAX) };
         for_steps(program, options, steps, &shape, rows)
     };
     steps.map(explained).into()

@@ -10,6 +10,7 @@ fn explained(program: &Program, tokens: usize) -> Explanation {
         ceilings: Ceilings { bytes_per_second: 20e9, flops_per_second: 1.5e12 },
         ceilings_source: "assumed".to_owned(),
         passes: PassConfig { fuse_gdn_decode: false, ..PassConfig::default() },
+        endpoints: vec![8],
         fuses_any_product: false,
     };
     explain(program, &options)

@@ -2,8 +2,9 @@
 
 use anyhow::Context;
 use refrain::cli::explain::ExplainArgs;
-use refrain::load::{Device, MODE_SETTINGS, prepare};
+use refrain::load::{Device, MODE_SETTINGS, Passes, prepare};
 use refrain_device::BLOCK_TOKENS;
+use refrain_engine::PolicyMode;
 use refrain_program::{ExplainOptions, PassConfig, explain};
 
 use super::ceilings::ceilings;
@@ -11,26 +12,34 @@ use super::{Invocation, print};
 
 /// Prints what the model is made of, what it needs and what it can cost at best.
 pub fn run(args: &ExplainArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
-    let prepared = prepare(&args.engine.load_options())?;
+    let options = args.engine.load_options();
+    let policy = options.policy.mode;
+    let prepared = prepare(&options)?;
     let (ceilings, ceilings_source) = ceilings(&prepared.device, args.options.bandwidth, args.options.flops)?;
+    let compile = prepared.modes.compile_options();
     let options = ExplainOptions {
         model: prepared.model.name.clone(),
         tokens: args.options.tokens,
         block_tokens: BLOCK_TOKENS,
         ceilings,
         ceilings_source,
-        passes: prepared.modes.compile_options().map_or_else(PassConfig::none, |compile| compile.passes),
+        passes: compile.as_ref().map_or_else(PassConfig::none, |compile| compile.passes),
+        endpoints: compile.map_or_else(Vec::new, |compile| compile.endpoints),
         fuses_any_product: matches!(prepared.device, Device::Cpu(_)),
     };
     let explanation = explain(&prepared.program, &options);
+    let passes = Passes::of(&prepared.program, &prepared.device);
     let mut modes = prepared.settings.among(&MODE_SETTINGS);
+    // Whether it makes a difference is known once graphs have been recorded.
+    modes.push_or("policy", policy, PolicyMode::default());
     modes.resolve(invocation.origins);
     let text = if args.options.json {
         let mut json = serde_json::to_value(&explanation).context("can't write the explanation")?;
+        json["passes"] = passes.to_json();
         json["modes"] = modes.to_json().into();
         format!("{json:#}\n")
     } else {
-        format!("{explanation}\nModes\n{modes}")
+        format!("{explanation}\n{passes}\nModes\n{modes}")
     };
     print(text.as_bytes())
 }

@@ -2,14 +2,27 @@
 
 use std::fmt;
 
-use refrain_program::{Applied, CompiledRange};
+use refrain_program::{Applied, CompiledRange, Program, compile_ranges};
 use serde_json::{Value, json};
+
+use super::Device;
 
 /// The ranges of a compiled program, ascending; none where nothing is compiled.
 #[derive(Clone, Debug, Default)]
 pub struct Passes(pub Vec<CompiledRange>);
 
 impl Passes {
+    /// What they will do to a program on a device.
+    pub fn of(program: &Program, device: &Device) -> Passes {
+        Passes(match device {
+            Device::Cpu(options) => refrain_cpu::compiled(program, options),
+            Device::Gpu(_, settings) => {
+                let ranges = settings.compile.iter().flat_map(|options| compile_ranges(program, options));
+                ranges.map(|(range, _)| range).collect()
+            }
+        })
+    }
+
     /// The rows of each range: `1-8`, `9-`.
     fn rows(&self) -> Vec<String> {
         let firsts = std::iter::once(1).chain(self.0.iter().map(|range| range.most_rows.saturating_add(1)));

@@ -134,6 +134,17 @@ fn explain_tells_what_the_model_is_made_of() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["schedule"], "GGGAGGGA");
     assert_eq!(json["ceilings"]["bytes_per_second"], 40e9);
+    // A CPU compiles one program; a GPU one for each range of rows.
+    assert_eq!(json["passes"][0]["rows"], "1-");
+    assert_eq!(json["modes"]["policy"]["value"], "measured");
+    let ranges = ["--device", "sim", "-cc.compile_ranges_endpoints=64", "--policy", "graph"];
+    let on_gpu = |more: &[&str]| output_of(&refrain(&explain).args(ranges).args(more).output().expect("it starts"));
+    let json: serde_json::Value = serde_json::from_str(&on_gpu(&["--json"])).expect("JSON");
+    let rows: Vec<_> = json["passes"].as_array().expect("ranges").iter().map(|range| &range["rows"]).collect();
+    assert_eq!(rows, ["1-8", "9-64", "65-"]);
+    assert_eq!(json["modes"]["policy"]["value"], "graph");
+    let table = on_gpu(&[]);
+    assert!(table.contains("Passes: places by rows of a step") && table.contains("9-64"), "{table}");
     // What was asked for, and what runs.
     let graphs = refrain(&explain).args(["--json", "--device", "cpu", "-cc.cudagraph_mode=FULL"]).output();
     let json: serde_json::Value = serde_json::from_str(&output_of(&graphs.expect("the program starts"))).expect("JSON");
