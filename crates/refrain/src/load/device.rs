@@ -132,16 +132,29 @@ pub fn open(choice: DeviceChoice, cpu: CpuOptions, gpu: &GpuSettings) -> Result<
         DeviceChoice::Hip(index) => Ok((hip(index)?, Origin::Given)),
         DeviceChoice::Sim => Ok((found(SimRuntime::new(sim_options())), Origin::Given)),
         DeviceChoice::Auto => {
-            let kinds: [&dyn Fn(usize) -> Result<Device, DeviceError>; 2] = [&cuda, &hip];
-            for open in kinds {
-                match open(0) {
-                    Ok(device) => return Ok((device, Origin::Derived("the first GPU that can be used".to_owned()))),
-                    Err(reason) => tracing::debug!("{reason}"),
-                }
-            }
-            Ok((Device::Cpu(cpu), Origin::Derived("no GPU can be used; `refrain device` says why".to_owned())))
+            let count = |devices: Result<usize, DeviceError>| {
+                devices.unwrap_or_else(|reason| {
+                    tracing::debug!("{reason}");
+                    0
+                })
+            };
+            let cudas = count(refrain_cuda::devices(&gpu.cuda()).map(|devices| devices.len()));
+            let hips = count(refrain_hip::devices(&gpu.hip()).map(|devices| devices.len()));
+            let all = (0..cudas).map(DeviceChoice::Cuda).chain((0..hips).map(DeviceChoice::Hip));
+            Ok(match first_usable(all, |choice| open(choice, cpu, gpu)) {
+                Some((device, _)) => (device, Origin::Derived("the first GPU that can be used".to_owned())),
+                None => (Device::Cpu(cpu), Origin::Derived("no GPU can be used; `refrain device` says why".to_owned())),
+            })
         }
     }
+}
+
+/// The first of some devices that can be opened.
+fn first_usable<T>(
+    choices: impl IntoIterator<Item = DeviceChoice>,
+    open: impl Fn(DeviceChoice) -> Result<T, DeviceError>,
+) -> Option<T> {
+    choices.into_iter().find_map(|choice| open(choice).inspect_err(|reason| tracing::debug!("{choice}: {reason}")).ok())
 }
 
 /// A simulated GPU of a size that holds small models.
@@ -303,6 +316,21 @@ mod tests {
     fn an_architecture_that_is_given_is_that_of_hip() {
         let settings = GpuSettings { arch: Some("gfx906".to_owned()), ..GpuSettings::default() };
         assert_eq!(settings.hip().arch.as_deref(), Some("gfx906"));
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_is_passed_over_for_the_next() {
+        let choices = [DeviceChoice::Cuda(0), DeviceChoice::Cuda(1), DeviceChoice::Hip(0)];
+        let usable = |good: &[DeviceChoice]| {
+            first_usable(choices, |choice| match good.contains(&choice) {
+                true => Ok(choice),
+                false => Err(DeviceError::Unavailable { device: "test", why: "it is broken".to_owned() }),
+            })
+        };
+        assert_eq!(usable(&choices), Some(DeviceChoice::Cuda(0)));
+        assert_eq!(usable(&choices[1..]), Some(DeviceChoice::Cuda(1)));
+        assert_eq!(usable(&choices[2..]), Some(DeviceChoice::Hip(0)));
+        assert_eq!(usable(&[]), None);
     }
 
     #[test]
