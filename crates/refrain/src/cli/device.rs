@@ -16,7 +16,8 @@ pub struct DeviceCommandArgs {
     #[arg(long)]
     pub no_measure: bool,
 
-    /// Compare every kernel with double precision on fresh random inputs, on each GPU that is listed
+    /// Compare every kernel with double precision on fresh random inputs, on each GPU that is listed; it is an error if
+    /// one is wrong or can't be checked
     #[arg(long)]
     pub check: bool,
 

@@ -25,7 +25,7 @@ pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
     }
     for device in gpus(choice, &gpu) {
         match device {
-            Ok(runtime) => report.gpu(&runtime, &gpu, args)?,
+            Ok(runtime) => report.gpu(&runtime, &gpu, args),
             Err((name, error)) if choice == DeviceChoice::Auto => report.unusable(&name, &error),
             Err((_, error)) => return Err(error.into()),
         }
@@ -36,9 +36,10 @@ pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
         report.text
     };
     print(text.as_bytes())?;
-    match report.failed {
-        0 => Ok(()),
-        failed => bail!("{failed} of the checked kernels are wrong"),
+    match (report.failed, report.unchecked) {
+        (0, 0) => Ok(()),
+        (0, unchecked) => bail!("{unchecked} of the devices could not be checked"),
+        (failed, _) => bail!("{failed} of the checked kernels are wrong"),
     }
 }
 
@@ -73,7 +74,10 @@ fn gpus(choice: DeviceChoice, gpu: &GpuSettings) -> Vec<Result<Arc<dyn Runtime>,
 struct Report {
     text: String,
     json: Vec<Value>,
+    /// Kernels that are wrong.
     failed: usize,
+    /// Devices whose check was asked for and came to no end.
+    unchecked: usize,
 }
 
 impl Report {
@@ -108,10 +112,17 @@ impl Report {
         self.json.push(json!({ "device": name, "problem": why }));
     }
 
-    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, gpu: &GpuSettings, args: &DeviceCommandArgs) -> anyhow::Result<()> {
+    /// What of a device fails is told, and is no reason to say nothing of the others.
+    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, gpu: &GpuSettings, args: &DeviceCommandArgs) {
         let info = runtime.info();
         let name = if info.kind == "sim" { "sim".to_owned() } else { format!("{}:{}", info.kind, info.index) };
-        let memory = runtime.memory()?;
+        let memory = match runtime.memory() {
+            Ok(memory) => memory,
+            Err(error) => {
+                self.unchecked += usize::from(args.check);
+                return self.unusable(&name, &error);
+            }
+        };
         self.line(&format!("{name:<7} {}, {}, driver {}", info.name, info.arch, info.driver));
         self.line(&format!(
             "        {} of {} free, {} processors, waves of {}, {} shared memory a block",
@@ -126,20 +137,22 @@ impl Report {
             Ok(compiler) => format!("        kernels are compiled by {compiler}"),
             Err(error) => format!("        kernels can't be compiled: {error}"),
         });
-        let products = gpu.products.of(&**runtime)?;
+        let products = gpu.products.of(&**runtime).map_or_else(|error| error.to_string(), |products| products.to_string());
         self.line(&format!("        products by {products}"));
         // The simulated GPU is no faster or slower than this machine's CPU; its figures would say nothing.
         let measured = match info.kind {
             "sim" => None,
             _ if args.no_measure => None,
-            _ => match measure(runtime, MEASURED_BYTES, gpu.kernels(), gpu.products) {
-                Ok(measured) => Some(measured),
-                Err(error @ DeviceError::NoCode { .. }) => {
-                    self.line(&format!("        can't be measured: {error}"));
-                    None
-                }
-                Err(error) => return Err(error.into()),
-            },
+            _ => Some(measure(runtime, MEASURED_BYTES, gpu.kernels(), gpu.products)),
+        };
+        let mut problem = None;
+        let measured = match measured.transpose() {
+            Ok(measured) => measured,
+            Err(error) => {
+                self.line(&format!("        can't be measured: {error}"));
+                problem = Some(format!("can't be measured: {error}"));
+                None
+            }
         };
         if let Some(measured) = &measured {
             self.line(&format!("        {}", describe(measured)));
@@ -147,13 +160,23 @@ impl Report {
         let mut json = json!({
             "device": name, "name": info.name, "arch": info.arch, "driver": info.driver, "wave": info.wave,
             "processors": info.processors, "free_bytes": memory.free, "total_bytes": memory.total,
-            "compiler": compiler.ok(), "products": products.to_string(), "measured": measured.map(|measured| measured_json(&measured)),
+            "compiler": compiler.ok(), "products": products, "measured": measured.map(|measured| measured_json(&measured)),
         });
         if args.check {
-            json["check"] = self.check(runtime, gpu, args, measured.as_ref())?;
+            match self.check(runtime, gpu, args, measured.as_ref()) {
+                Ok(check) => json["check"] = check,
+                Err(error) => {
+                    let error = format!("can't be checked: {}", super::message(&error));
+                    self.line(&format!("        {error}"));
+                    self.unchecked += 1;
+                    problem.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(problem) = problem {
+            json["problem"] = problem.into();
         }
         self.json.push(json);
-        Ok(())
     }
 
     /// Compares kernels with double precision, by code of packs where they have it, else compiled anew: the cache is for
@@ -250,6 +273,26 @@ fn rate(value: f64, unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use refrain::cli::{Cli, Command};
+    use std::ffi::OsString;
+
+    #[test]
+    fn a_device_that_fails_keeps_nothing_from_being_told_of_the_others() {
+        let check = ["refrain", "device", "--device", "sim", "--check", "--only", "embed"];
+        let Ok((Cli { command: Command::Device(args), .. }, _)) = refrain::cli::parse(check.map(OsString::from)) else {
+            panic!("it is a command");
+        };
+        let sim = refrain_sim::SimRuntime::new(refrain_sim::SimOptions::default());
+        let mut report = Report::default();
+        // Its first kernel is its last one.
+        sim.lose_device(0);
+        let lost: Arc<dyn Runtime> = sim;
+        report.gpu(&lost, &GpuSettings::default(), &args);
+        report.gpu(&lost, &GpuSettings::default(), &args);
+        assert_eq!((report.json.len(), report.unchecked, report.failed), (2, 2, 0), "{}", report.text);
+        assert!(report.json[0]["problem"].as_str().is_some_and(|why| why.starts_with("can't be checked: ")));
+        assert!(report.text.contains("        can't be checked: "), "{}", report.text);
+    }
 
     #[test]
     fn rates_are_readable() {
