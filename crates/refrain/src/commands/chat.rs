@@ -2,11 +2,12 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use refrain::cli::chat::{ChatArgs, ChatOptions};
 use refrain::load::Loaded;
-use refrain_engine::SamplingParams;
+use refrain_engine::{EngineHandle, SamplingParams};
 use refrain_server::text::{ChatPrompt, StopCause};
 use refrain_server::{GenerateRequest, Prompt, TextEngine};
 use rustyline::DefaultEditor;
@@ -194,6 +195,7 @@ fn talk(conversation: &mut Conversation, loaded: &Loaded, runtime: &Runtime) -> 
                     Ok(answer) if !answer.is_empty() => conversation.add("assistant", &answer),
                     // Roles must alternate: a question without an answer was never asked.
                     Ok(_) => drop(conversation.messages.pop()),
+                    Err(error) if runtime.block_on(is_dead(&loaded.engine)) => return Err(error),
                     Err(error) => {
                         conversation.messages.pop();
                         eprintln!("{} (/reset begins anew)", super::message(&error));
@@ -202,6 +204,13 @@ fn talk(conversation: &mut Conversation, loaded: &Loaded, runtime: &Runtime) -> 
             }
         }
     }
+}
+
+/// Whether the engine has died, so that there will be no more answers. Requests are told a moment before.
+async fn is_dead(engine: &EngineHandle) -> bool {
+    // In time or not, the answer is the same.
+    let _ = tokio::time::timeout(Duration::from_millis(300), engine.stopped()).await;
+    engine.is_dead()
 }
 
 /// Prints the answer to the last question as it comes, until its end or Ctrl-C, and gives it back.
