@@ -69,13 +69,18 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
             });
         };
         print(greeting.as_bytes())?;
-        refrain_server::serve(vec![listener], state, options, shutdown).await.context("the server failed")?;
-        // Whoever watches this process starts it again when it fails, so it must not end as if all were well.
-        if loaded.engine.is_dead() {
-            bail!("the engine has died, the log says of what; start the server again");
-        }
-        Ok(())
+        let served = refrain_server::serve(vec![listener], state, options, shutdown).await;
+        outcome(loaded.engine.is_dead(), served)
     })
+}
+
+/// How serving has ended. Whoever watches this process starts it again when it fails, so it must not end as if all were
+/// well, and what has happened to the engine says more than that the server has ended.
+fn outcome(engine_is_dead: bool, served: std::io::Result<()>) -> anyhow::Result<()> {
+    if engine_is_dead {
+        bail!("the engine has died, the log says of what; start the server again");
+    }
+    served.context("the server failed")
 }
 
 async fn listen(args: &ServerArgs) -> anyhow::Result<Listener> {
@@ -165,4 +170,20 @@ fn greeting(loaded: &Loaded, args: &ServerArgs, url: &str, since_start: Duration
         env!("CARGO_PKG_VERSION"),
         since_start.as_secs_f64()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outcome;
+
+    #[test]
+    fn a_dead_engine_is_what_is_told() {
+        let stopped = || Err(std::io::Error::other("the engine has stopped unexpectedly"));
+        let told = |dead, served| crate::commands::message(&outcome(dead, served).unwrap_err());
+        for served in [Ok(()), stopped()] {
+            assert!(told(true, served).starts_with("the engine has died, the log says of what"));
+        }
+        assert_eq!(told(false, stopped()), "the server failed: the engine has stopped unexpectedly");
+        outcome(false, Ok(())).unwrap();
+    }
 }
