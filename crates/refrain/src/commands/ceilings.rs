@@ -9,6 +9,12 @@ use refrain_program::Ceilings;
 
 /// The ceilings of a device that has nothing on it, and where they come from. What is given for both is not measured.
 pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> anyhow::Result<(Ceilings, String)> {
+    let no_products = || format!("no library of matrix products tells what {} can do; give --flops", device.name());
+    match device {
+        // What can't be measured is known before the rest is, which takes a while.
+        Device::Gpu(runtime, _) if flops.is_none() && runtime.gemm().is_none() => bail!(no_products()),
+        _ => {}
+    }
     let measured = match device {
         Device::Gpu(runtime, gpu) if bandwidth.is_none() || flops.is_none() => {
             Some(measure(runtime, MEASURED_BYTES, gpu.kernels(), gpu.products)?)
@@ -24,7 +30,7 @@ pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> 
         (Some(flops), ..) => (flops, "as given".to_owned()),
         (None, Some(measured), _) => match measured.bf16_flops {
             Some(flops) => (flops, "measured".to_owned()),
-            None => bail!("no library of matrix products tells what {} can do; give --flops", device.name()),
+            None => bail!(no_products()),
         },
         (None, None, Device::Cpu(cpu)) => nominal_flops(cpu),
         (None, None, Device::Gpu(..)) => unreachable!("it was measured"),
@@ -64,7 +70,16 @@ fn clock(cpuinfo: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::clock;
+    use super::*;
+    use refrain_sim::{SimOptions, SimRuntime};
+
+    #[test]
+    fn what_cannot_be_measured_is_known_before_anything_is() {
+        let sim = SimRuntime::new(SimOptions::default());
+        let device = Device::Gpu(sim.clone(), refrain::load::GpuSettings::default());
+        let error = ceilings(&device, None, None).unwrap_err().to_string();
+        assert!(error.contains("give --flops") && sim.counters().launches == 0, "{error}");
+    }
 
     #[test]
     fn the_highest_clock_counts() {
