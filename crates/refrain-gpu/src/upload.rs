@@ -19,13 +19,15 @@ struct Piece<'a> {
     weight: &'a WeightDef,
     part: &'a WeightPart,
     tensor: TensorView<'a>,
+    /// Pieces of the weight that have not been read.
+    left: &'a AtomicUsize,
     /// Rows of the part.
     rows: std::ops::Range<usize>,
     /// Where they go on the device.
     to: DevicePtr,
 }
 
-/// Copies every weight of the program to its place behind `base`.
+/// Copies every weight of the program to its place behind `base`. Each is released as soon as it has been read.
 ///
 /// # Errors
 /// [`DeviceError::Weight`] naming a weight that is missing or has another shape; what the device says.
@@ -36,27 +38,26 @@ pub(crate) fn upload_weights(
     layout: &Layout,
     base: DevicePtr,
 ) -> Result<(), DeviceError> {
+    let release = |weight: &WeightDef| weight.parts.iter().for_each(|part| source.release(&part.source));
+    let left: Vec<AtomicUsize> = program.weights.iter().map(|_| AtomicUsize::new(0)).collect();
     let mut pieces = Vec::new();
-    for (weight, &offset) in program.weights.iter().zip(&layout.weights) {
+    for ((weight, &offset), left) in program.weights.iter().zip(&layout.weights).zip(&left) {
         match weight.kind {
             WeightKind::Convolution { .. } => {
                 // Small, and transposed as a whole: taps first, so that neighbouring threads read neighbours.
                 let values = transposed(weight, source)?;
                 copy(runtime, base.offset(offset), bytemuck::cast_slice(&values))?;
+                release(weight);
             }
-            _ => cut(weight, source, base.offset(offset), &mut pieces)?,
+            _ => cut(weight, source, base.offset(offset), left, &mut pieces)?,
         }
     }
     let threads = THREADS.min(std::thread::available_parallelism().map_or(1, usize::from)).min(pieces.len().max(1));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| stage(runtime, &pieces, &next))).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| stage(runtime, &pieces, &next, &release))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("a copying thread does not panic"))
-    })?;
-    for weight in &program.weights {
-        weight.parts.iter().for_each(|part| source.release(&part.source));
-    }
-    Ok(())
+    })
 }
 
 /// Copies some bytes and waits.
@@ -68,7 +69,13 @@ pub(crate) fn copy(runtime: &Arc<dyn Runtime>, to: DevicePtr, bytes: &[u8]) -> R
 }
 
 /// Takes pieces until there are none: converts or copies each into a half of the buffer, whose last copy has ended.
-fn stage(runtime: &Arc<dyn Runtime>, pieces: &[Piece<'_>], next: &AtomicUsize) -> Result<(), DeviceError> {
+/// `release` is told of weights that have been read.
+fn stage(
+    runtime: &Arc<dyn Runtime>,
+    pieces: &[Piece<'_>],
+    next: &AtomicUsize,
+    release: &(dyn Fn(&WeightDef) + Sync),
+) -> Result<(), DeviceError> {
     let stream = Stream::new(runtime)?;
     let pinned = PinnedMemory::new(runtime, 2 * STAGE_BYTES)?;
     let free = [Event::new(runtime)?, Event::new(runtime)?];
@@ -87,6 +94,9 @@ fn stage(runtime: &Arc<dyn Runtime>, pieces: &[Piece<'_>], next: &AtomicUsize) -
             // SAFETY: the piece's place on the device; the half is not touched before its event has passed.
             unsafe { runtime.copy_to_device(stream.id(), piece.to, at, bytes)? };
             runtime.record(free[half].id(), stream.id())?;
+            if piece.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                release(piece.weight);
+            }
         }
         Ok(())
     };
@@ -117,6 +127,7 @@ fn cut<'a>(
     weight: &'a WeightDef,
     source: &'a dyn WeightSource,
     to: DevicePtr,
+    left: &'a AtomicUsize,
     pieces: &mut Vec<Piece<'a>>,
 ) -> Result<(), DeviceError> {
     let row_bytes = row_elements(weight.kind) * element_bytes(weight);
@@ -133,7 +144,8 @@ fn cut<'a>(
             let rows = row..part.rows.min(row + most);
             row = rows.end;
             let len = rows.len();
-            pieces.push(Piece { weight, part, tensor, rows, to: to.offset(offset) });
+            pieces.push(Piece { weight, part, tensor, left, rows, to: to.offset(offset) });
+            left.fetch_add(1, Ordering::Relaxed);
             offset += len * row_bytes;
         }
     }
@@ -219,4 +231,79 @@ fn checked<'a>(
     source: &'a dyn WeightSource,
 ) -> Result<TensorView<'a>, DeviceError> {
     weight.tensor(part, source).map_err(|why| DeviceError::Weight { name: part.source.clone(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Target;
+    use refrain_device::{DeviceMemory, PoolSizes, StepLimits};
+    use refrain_program::BuildOptions;
+    use refrain_sim::{SimOptions, SimRuntime};
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    /// Zeros for every tensor of a program, and which of them have been released.
+    struct Zeros {
+        tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
+        released: Mutex<Vec<String>>,
+    }
+
+    impl Zeros {
+        fn of(program: &Program) -> Zeros {
+            let tensor = |weight: &WeightDef, part: &WeightPart| {
+                let shape = match weight.kind {
+                    WeightKind::Matrix { inputs, .. } => vec![part.source_rows, inputs],
+                    WeightKind::Vector { .. } => vec![part.source_rows],
+                    WeightKind::Convolution { taps, .. } => vec![part.source_rows, 1, taps],
+                };
+                let bytes = vec![0; shape.iter().product::<usize>() * Dtype::F32.bytes()];
+                (part.source.clone(), (shape, bytes))
+            };
+            let parts = program.weights.iter().flat_map(|weight| weight.parts.iter().map(move |part| (weight, part)));
+            Zeros { tensors: parts.map(|(weight, part)| tensor(weight, part)).collect(), released: Mutex::default() }
+        }
+    }
+
+    impl WeightSource for Zeros {
+        fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+            self.tensors.get(name).map(|(shape, data)| TensorView { dtype: Dtype::F32, shape, data })
+        }
+
+        fn release(&self, name: &str) {
+            self.released.lock().unwrap().push(name.to_owned());
+        }
+    }
+
+    #[test]
+    fn a_weight_is_released_when_it_has_been_read_and_no_sooner() {
+        let json = r#"{"architectures": ["Qwen3_5ForCausalLM"], "num_hidden_layers": 4, "hidden_size": 64,
+            "intermediate_size": 128, "vocab_size": 256}"#;
+        let config = refrain_model::ModelConfig::from_json(json).unwrap();
+        let types = BuildOptions { weights: Dtype::F32, activations: Dtype::F32, kv_cache: Dtype::F32.into() };
+        let program = Program::build(&config, &types).unwrap();
+        let runtime: Arc<dyn Runtime> = SimRuntime::new(SimOptions::default());
+        let limits = StepLimits { max_tokens: 64, max_segments: 1, max_logit_rows: 64, max_model_len: 64 };
+        let target = Target::from(runtime.info());
+        let layout = Layout::new(&program, &limits, &PoolSizes { blocks: 4, slots: 1 }, &target);
+
+        let source = Zeros::of(&program);
+        let memory = DeviceMemory::new(&runtime, layout.footprint.weights, "weights").unwrap();
+        upload_weights(&runtime, &program, &source, &layout, memory.base()).unwrap();
+        let mut released = source.released.into_inner().unwrap();
+        released.sort();
+        released.dedup();
+        let all: Vec<&String> = source.tensors.keys().collect();
+        assert_eq!(released.iter().collect::<Vec<_>>(), all);
+
+        // Without room for the last one: it is not released, though it has been looked up, and others are, although the
+        // copying has not come to its end.
+        let source = Zeros::of(&program);
+        let last = program.weights.iter().rfind(|weight| !matches!(weight.kind, WeightKind::Convolution { .. }));
+        let (last, &end) = last.zip(layout.weights.last()).unwrap();
+        let memory = DeviceMemory::new(&runtime, end, "too few weights").unwrap();
+        upload_weights(&runtime, &program, &source, &layout, memory.base()).unwrap_err();
+        let released = source.released.into_inner().unwrap();
+        assert!(released.len() > 4 && !released.contains(&last.parts[0].source), "{released:?}");
+    }
 }

@@ -43,32 +43,30 @@ pub fn show(bar: &ProgressBar, (ready, kernels): (usize, usize), weight_bytes: u
     }
 }
 
-/// A source of weights that moves a progress bar by the bytes of each tensor that is read for the first time.
+/// A source of weights that moves a progress bar by the bytes of each tensor when it has been read, once.
 pub struct Counted<'a, S> {
     source: &'a S,
     bar: &'a ProgressBar,
-    seen: Mutex<HashSet<String>>,
+    read: Mutex<HashSet<String>>,
 }
 
 impl<'a, S: WeightSource> Counted<'a, S> {
     /// Counts what is read from `source`.
     pub fn new(source: &'a S, bar: &'a ProgressBar) -> Self {
-        Self { source, bar, seen: Mutex::default() }
+        Self { source, bar, read: Mutex::default() }
     }
 }
 
 impl<S: WeightSource> WeightSource for Counted<'_, S> {
     fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        let view = self.source.tensor(name)?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if !seen.contains(name) {
-            seen.insert(name.to_owned());
-            self.bar.inc(view.data.len() as u64);
-        }
-        Some(view)
+        self.source.tensor(name)
     }
 
+    // That a tensor is looked up says nothing: on GPUs all are, before the first is copied.
     fn release(&self, name: &str) {
+        if self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
+            self.bar.inc(self.source.tensor(name).map_or(0, |view| view.data.len() as u64));
+        }
         self.source.release(name);
     }
 }
@@ -104,10 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn each_tensor_counts_once() {
+    fn each_tensor_counts_once_and_when_it_has_been_read() {
         let bar = ProgressBar::hidden();
         let counted = Counted::new(&OneTensor, &bar);
         assert!(counted.tensor("a").is_some() && counted.tensor("a").is_some() && counted.tensor("b").is_none());
+        assert_eq!(bar.position(), 0);
+        counted.release("a");
+        counted.release("a");
         assert_eq!(bar.position(), 8);
     }
 }
