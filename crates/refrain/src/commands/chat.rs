@@ -238,3 +238,55 @@ async fn speak(conversation: &Conversation, text: &TextEngine) -> anyhow::Result
     println!();
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use refrain_device::{Backend, Cell, DeviceError, DeviceInfo, PoolSizes, Step, StepOutput};
+    use refrain_engine::{Engine, EngineConfig, Event, Request, SchedulingPolicy};
+
+    /// A device that fails at the first step, for good or not.
+    struct Failing(DeviceInfo, bool);
+
+    impl Backend for Failing {
+        fn device(&self) -> &DeviceInfo {
+            &self.0
+        }
+
+        fn begin(&mut self, _: &Step, _: Cell) -> Result<(), DeviceError> {
+            let [device, call, text] = ["test:0", "a step", "it fell off the bus"].map(str::to_owned);
+            Err(match self.1 {
+                true => DeviceError::Lost { device, call, code: 79, text },
+                false => DeviceError::InvalidStep { what: text },
+            })
+        }
+
+        fn finish(&mut self) -> Result<StepOutput<'_>, DeviceError> {
+            unreachable!("no step begins")
+        }
+    }
+
+    #[test]
+    fn a_lost_device_is_known_when_the_answer_fails_and_another_failure_is_not_the_end() {
+        for lost in [true, false] {
+            let config = EngineConfig {
+                max_num_seqs: 1,
+                max_num_batched_tokens: 65,
+                max_model_len: 16,
+                pools: PoolSizes { blocks: 1, slots: 1 },
+                scheduling_policy: SchedulingPolicy::Fcfs,
+                max_num_queued_reqs: None,
+                max_num_queued_tokens: None,
+                eos_token_ids: vec![],
+                vocab_size: 2,
+                seed: 0,
+            };
+            let engine = Engine::start(Box::new(Failing(DeviceInfo::default(), lost)), config).unwrap();
+            let sampling = SamplingParams { max_tokens: 4, ..SamplingParams::default() };
+            let request = Request { id: "test".to_owned(), prompt: vec![1], sampling, priority: 0 };
+            let mut answer = engine.submit(request).unwrap();
+            assert!(matches!(answer.blocking_next(), Some(Event::Failed(_))));
+            assert_eq!(runtime().unwrap().block_on(is_dead(&engine)), lost);
+        }
+    }
+}
