@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use refrain::cli::explain::ExplainArgs;
-use refrain::load::{Device, MODE_SETTINGS, Passes, prepare};
-use refrain_device::BLOCK_TOKENS;
+use refrain::load::{Device, MODE_SETTINGS, Passes, Prepared, prepare};
+use refrain_device::{BLOCK_TOKENS, Cell};
 use refrain_engine::PolicyMode;
 use refrain_program::{ExplainOptions, PassConfig, explain};
 
@@ -30,8 +30,7 @@ pub fn run(args: &ExplainArgs, invocation: &Invocation<'_>) -> anyhow::Result<()
     let explanation = explain(&prepared.program, &options);
     let passes = Passes::of(&prepared.program, &prepared.device);
     let mut modes = prepared.settings.among(&MODE_SETTINGS);
-    // Whether it makes a difference is known once graphs have been recorded.
-    modes.push_or("policy", policy, PolicyMode::default());
+    modes.push_or("policy", policy.map(|policy| effective(policy, &prepared)), PolicyMode::default());
     modes.resolve(invocation.origins);
     let text = if args.options.json {
         let mut json = serde_json::to_value(&explanation).context("can't write the explanation")?;
@@ -42,4 +41,14 @@ pub fn run(args: &ExplainArgs, invocation: &Invocation<'_>) -> anyhow::Result<()
         format!("{explanation}\n{passes}\nModes\n{modes}")
     };
     print(text.as_bytes())
+}
+
+/// A policy, and why it makes no difference where that is known: on a GPU it is once graphs have been recorded.
+fn effective(policy: PolicyMode, prepared: &Prepared) -> String {
+    let compiled = prepared.modes.compile_options().map(|_| Cell { compiled: true, ..Cell::EAGER });
+    let cells: Vec<Cell> = [Cell::EAGER].into_iter().chain(compiled).collect();
+    match policy.without_effect(&cells) {
+        Some(why) if matches!(prepared.device, Device::Cpu(_)) => format!("{policy}, without effect: {why}"),
+        _ => policy.to_string(),
+    }
 }

@@ -146,9 +146,11 @@ fn explain_tells_what_the_model_is_made_of() {
     let table = on_gpu(&[]);
     assert!(table.contains("Passes: places by rows of a step") && table.contains("9-64"), "{table}");
     // What was asked for, and what runs.
-    let graphs = refrain(&explain).args(["--json", "--device", "cpu", "-cc.cudagraph_mode=FULL"]).output();
+    let flags = ["--json", "--device", "cpu", "-cc.cudagraph_mode=FULL", "--policy", "graph"];
+    let graphs = refrain(&explain).args(flags).output();
     let json: serde_json::Value = serde_json::from_str(&output_of(&graphs.expect("the program starts"))).expect("JSON");
     assert_eq!(json["modes"]["cudagraph_mode"]["origin"], "flag");
     let value = json["modes"]["cudagraph_mode"]["value"].as_str().expect("a text");
     assert!(value.starts_with("FULL -> NONE: not applicable"), "{value}");
+    assert_eq!(json["modes"]["policy"]["value"], "graph, without effect: no graph was recorded");
 }
