@@ -176,7 +176,17 @@ impl Cli {
 
 /// The command line of the program, with a variable for every flag.
 pub fn command() -> clap::Command {
-    with_variables(Cli::command())
+    with_variables(with_numbers(Cli::command()))
+}
+
+/// A negative number is a flag's value, so that the flag says what is wrong with it.
+fn with_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let numbers = arg.get_action().takes_values() && !arg.is_positional();
+            arg.allow_negative_numbers(numbers)
+        })
+        .mut_subcommands(with_numbers)
 }
 
 fn with_variables(command: clap::Command) -> clap::Command {

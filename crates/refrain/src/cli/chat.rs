@@ -46,31 +46,31 @@ pub struct ChatOptions {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// 0 takes the most probable token; higher is more varied
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub temperature: Option<f32>,
 
     /// Take from the most probable tokens that make up this much
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub top_p: Option<f32>,
 
     /// Take from this many of the most probable tokens; 0 is all
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub top_k: Option<i64>,
 
     /// Take only tokens at least this probable, relative to the most probable
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub min_p: Option<f32>,
 
     /// Against tokens that the answer already has
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub presence_penalty: Option<f32>,
 
     /// Against tokens, for each time the answer already has them
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub frequency_penalty: Option<f32>,
 
     /// Against tokens that prompt or answer already have; 1 is off
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub repetition_penalty: Option<f32>,
 }
 

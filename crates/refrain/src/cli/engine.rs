@@ -205,7 +205,7 @@ pub struct CompileArgs {
 
     /// Seconds to spend at start on measuring how long steps take in each way, for --policy measured [default: 3, or 0.5
     /// without graphs]
-    #[arg(long, value_name = "SECONDS", value_parser = budget, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = budget)]
     pub policy_budget: Option<f64>,
 
     /// What --compilation-config begins with: 0 (ops one by one), 1 (VLLM_COMPILE and PIECEWISE), 2 or 3 (VLLM_COMPILE and
@@ -215,15 +215,15 @@ pub struct CompileArgs {
 
     /// Numbers of sequences for which steps that decode are recorded as graphs [default: 1 2 4 8 16 24 ... up to
     /// --max-num-seqs]
-    #[arg(long, value_name = "SEQUENCES", num_args = 1.., value_parser = size_of_flag, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SEQUENCES", num_args = 1.., value_parser = size_of_flag)]
     pub cudagraph_capture_sizes: Vec<u32>,
 
     /// The largest of the default --cudagraph-capture-sizes
-    #[arg(long, value_name = "SEQUENCES", value_parser = size_of_flag, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SEQUENCES", value_parser = size_of_flag)]
     pub max_cudagraph_capture_size: Option<u32>,
 
     /// Memory of the device that graphs may take (64M); what doesn't fit is not recorded [default: 64M]
-    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub graph_memory_budget: Option<usize>,
 
     /// What begins otherwise: balanced (nothing), interactivity (a graph for each number of sequences up to 32) or

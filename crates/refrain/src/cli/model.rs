@@ -40,7 +40,7 @@ pub struct ModelArgs {
 
     /// Most tokens of a sequence, prompt and answer together: a number (32768, 32k = 32000, 32K = 32768, 1M) or auto,
     /// what the model has or what fits into memory [default: auto]
-    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<MaxModelLen>,
 
     /// File with another chat template (Jinja)

@@ -90,6 +90,8 @@ fn what_is_not_there_yet_says_so() {
         ("--max-model-len 0", "at least 1"),
         ("--max-model-len 1.5K", "1.5k"),
         ("--max-num-seqs 0", "at least 1"),
+        ("--max-num-seqs -5", "'-5' for '--max-num-seqs <SEQUENCES>': must be at least 1"),
+        ("--gpu-memory-utilization -1", "'--gpu-memory-utilization <FRACTION>': must be above 0"),
         ("--scheduling-policy random", "fcfs"),
         ("--dtype int8", "bfloat16"),
         ("--max-model-length 5", "--max-model-len"),
