@@ -132,12 +132,8 @@ pub fn open(choice: DeviceChoice, cpu: CpuOptions, gpu: &GpuSettings) -> Result<
         DeviceChoice::Hip(index) => Ok((hip(index)?, Origin::Given)),
         DeviceChoice::Sim => Ok((found(SimRuntime::new(sim_options())), Origin::Given)),
         DeviceChoice::Auto => {
-            let count = |devices: Result<usize, DeviceError>| {
-                devices.unwrap_or_else(|reason| {
-                    tracing::debug!("{reason}");
-                    0
-                })
-            };
+            // Where they can't be listed, the first says why it can't be opened, if it can't.
+            let count = |devices: Result<usize, DeviceError>| devices.unwrap_or(1);
             let cudas = count(refrain_cuda::devices(&gpu.cuda()).map(|devices| devices.len()));
             let hips = count(refrain_hip::devices(&gpu.hip()).map(|devices| devices.len()));
             let all = (0..cudas).map(DeviceChoice::Cuda).chain((0..hips).map(DeviceChoice::Hip));
