@@ -297,7 +297,7 @@ pub(crate) struct EndedRequest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::PolicyMode;
+    use crate::policy::{Phase, PolicyMode};
     use refrain_device::{
         Cell, DeviceError, DeviceInfo, GraphReport, KernelReport, Part, RefusedCell, Replay, Step, StepLimits,
         StepOutput, StepShape,
@@ -315,6 +315,7 @@ mod tests {
         assert_eq!(policy.begin(&decode(3), 2.0), Cell::EAGER);
         policy.finish(2.25);
         policy.begin(&StepShape { rows: 64, decodes: 0, one_prefill: true, ..decode(1) }, 3.0);
+        policy.tell(Phase::Decode, 0.25);
         Arc::new(Mutex::new(policy))
     }
 
@@ -383,7 +384,7 @@ mod tests {
             "refrain:policy_step_seconds{model_name=\"tiny\",phase=\"decode\",rows=\"3\",\
              context=\"1-100\",mode=\"eager\",bucket=\"none\"} 0.25",
             "refrain:policy_samples{model_name=\"tiny\",phase=\"decode\",rows=\"3\",\
-             context=\"1-100\",mode=\"compiled+graph\",bucket=\"4\"} 1.0",
+             context=\"1-100\",mode=\"compiled+graph\",bucket=\"4\"} 8.0",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }

@@ -79,7 +79,8 @@ impl Policy {
         self.mode
     }
 
-    /// Chooses by another rule from the next step on. What was measured stays.
+    /// Chooses by another rule from the next step on. What was measured stays, and nothing is learnt while a fixed rule
+    /// holds.
     pub fn set_mode(&mut self, mode: PolicyMode) {
         self.mode = mode;
     }
@@ -129,17 +130,22 @@ impl Policy {
         // What its user waited for it alone: not for the steps before it.
         let seconds = now - step.begun.max(self.finished);
         self.finished = now;
-        self.spent.all += seconds;
-        let entry = &mut self.entries[step.entry];
-        if self.mode == PolicyMode::Measured && step.candidate != entry.present {
-            self.spent.trying += seconds;
-        }
         // Where steps overlap, a step's time has the next one's beginning in it, so that it counts only if that was run
         // alike. Other phases than decode are long enough for it not to matter.
         let overlaps = self.depth > 1 && self.ranges.phase(step.entry) == Phase::Decode;
         let next = self.flying.front().is_some_and(|next| (next.entry, next.candidate) == (step.entry, step.candidate));
-        if !overlaps || step.behind && next {
-            entry.measured(step.candidate, seconds);
+        let counts = !overlaps || step.behind && next;
+        let entry = &mut self.entries[step.entry];
+        if self.mode == PolicyMode::Measured {
+            self.spent.all += seconds;
+            if step.candidate != entry.present {
+                self.spent.trying += seconds;
+            }
+            if counts {
+                entry.measured(step.candidate, seconds);
+            }
+        } else if counts {
+            entry.candidates[step.candidate].fixed.add(seconds);
         }
     }
 
@@ -147,7 +153,8 @@ impl Policy {
     /// `None` where none was measured.
     pub fn oldest(&self) -> Option<(f64, f64)> {
         let step = self.flying.front()?;
-        let average = self.entries[step.entry].candidates[step.candidate].average;
+        let candidate = &self.entries[step.entry].candidates[step.candidate];
+        let average = if self.mode == PolicyMode::Measured { candidate.average } else { candidate.fixed };
         (average.samples > 0).then_some((step.begun.max(self.finished), average.seconds))
     }
 

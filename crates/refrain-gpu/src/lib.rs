@@ -31,6 +31,7 @@ pub use loader::{KernelOptions, Kernels, LoadedKernel, PrepareReport, kernel_sou
 pub use lower::required_kernels;
 pub use measure::{MEASURED_BYTES, Measured, measure, measure_kernels};
 pub use products::{Products, ProductsChoice};
+pub use sources::sources_digest;
 pub use step_block::{StepCounts, StepLayout, StepPointers};
 pub use supported::check_program;
 pub use target::Target;

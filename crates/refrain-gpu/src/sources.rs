@@ -1,5 +1,7 @@
 //! The kernel sources, inside the binary.
 
+use crate::loader::Digest;
+
 macro_rules! sources {
     ($($name:literal)*) => { &[$(($name, include_str!(concat!("../../../kernels/", $name)))),*] };
 }
@@ -45,4 +47,9 @@ pub(crate) const SOURCES: &[(&str, &str)] = sources![
 pub(crate) fn source(name: &str) -> &'static str {
     let found = SOURCES.iter().find(|(known, _)| *known == name);
     found.unwrap_or_else(|| panic!("no kernel source {name}")).1
+}
+
+/// Of all kernel sources: what was measured with them says nothing about others.
+pub fn sources_digest() -> Digest {
+    Digest::of_texts(HEADERS.iter().chain(SOURCES).map(|(_, text)| *text))
 }

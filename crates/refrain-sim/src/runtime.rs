@@ -24,6 +24,10 @@ pub struct SimCounters {
     pub kernels: u64,
     /// Copies that were done, in any direction.
     pub copies: u64,
+    /// Modules that were loaded.
+    pub modules: u64,
+    /// Captures that were begun.
+    pub captures: u64,
     /// Allocations of device memory that succeeded.
     pub allocations: u64,
     /// Switches between threads of blocks.
@@ -251,6 +255,7 @@ impl Runtime for SimRuntime {
         let loaded = Loaded::new(image, self.info.wave)?;
         let module = ModuleId(device.streams.number());
         device.modules.insert(module, loaded);
+        device.counters.modules += 1;
         Ok(module)
     }
 
@@ -288,7 +293,10 @@ impl Runtime for SimRuntime {
     }
 
     fn begin_capture(&self, stream: StreamId) -> Result<(), DeviceError> {
-        self.alive("beginning a capture")?.streams.begin_capture(stream)
+        let mut device = self.alive("beginning a capture")?;
+        device.streams.begin_capture(stream)?;
+        device.counters.captures += 1;
+        Ok(())
     }
 
     fn end_capture(&self, stream: StreamId) -> Result<GraphId, DeviceError> {

@@ -405,9 +405,11 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
     };
     let graphs = backend.graphs().cloned();
     let folder = options.gpu.kernel_cache_dir.as_ref().map(|folder| folder.join("timings"));
+    let compile = modes.compile_options();
     let subject = Subject {
         device: &device,
         program: &program,
+        compile: compile.as_ref(),
         limits: planned.limits,
         pools: planned.memory.pools,
         folder: folder.as_deref(),

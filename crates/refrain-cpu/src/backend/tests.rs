@@ -2,7 +2,7 @@ use super::*;
 use refrain_device::BLOCK_TOKENS;
 use refrain_device::Segment;
 use refrain_model::{AttentionConfig, GdnConfig, LayerKind, ModelConfig};
-use refrain_program::{BuildOptions, Dtype, TensorView, WeightKind, WeightSource};
+use refrain_program::{BuildOptions, CacheDtype, Dtype, TensorView, WeightKind, WeightSource};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -42,7 +42,11 @@ fn config() -> ModelConfig {
 }
 
 fn program(config: &ModelConfig, dtype: Dtype) -> Program {
-    let options = BuildOptions { weights: dtype, activations: Dtype::F32, kv_cache: dtype.into() };
+    program_with(config, dtype, dtype.into())
+}
+
+fn program_with(config: &ModelConfig, dtype: Dtype, kv_cache: CacheDtype) -> Program {
+    let options = BuildOptions { weights: dtype, activations: Dtype::F32, kv_cache };
     Program::build(config, &options).unwrap()
 }
 

@@ -37,7 +37,9 @@ pub struct Bench<'a> {
 /// What a calibration has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Calibration {
-    /// Kinds of steps that were measured.
+    /// Kinds of steps that had been measured before.
+    pub before: usize,
+    /// Kinds of steps that are measured now.
     pub measured: usize,
     /// Kinds of steps for which there is a choice.
     pub kinds: usize,
@@ -54,17 +56,19 @@ struct Kind {
 }
 
 impl Policy {
-    /// Measures for about `budget` seconds.
+    /// Measures for about `budget` seconds, kinds that were not measured yet.
     ///
     /// # Errors
     /// [`DeviceError`] of the first step that fails.
     pub fn calibrate(&mut self, bench: &mut Bench<'_>, budget: f64) -> Result<Calibration, DeviceError> {
         let begun = (bench.clock)();
-        let kinds = self.kinds(bench);
-        let mut measured: Vec<usize> = Vec::new();
+        let mut kinds = self.kinds(bench);
+        let (all, mut measured) = (kinds.len(), self.measured());
+        kinds.retain(|kind| !measured.contains(&kind.index));
+        let before = all - kinds.len();
         let mut too_long: Vec<StepShape> = Vec::new();
         for (looked_at, kind) in kinds.iter().enumerate() {
-            (bench.progress)(looked_at, kinds.len());
+            (bench.progress)(before + looked_at, all);
             // What is larger than steps that were too long is too long.
             let larger = |small: &StepShape| {
                 Phase::of(small) == Phase::of(&kind.step)
@@ -81,18 +85,26 @@ impl Policy {
             }
         }
         self.assume_the_rest(&measured);
-        Ok(Calibration { measured: measured.len(), kinds: kinds.len(), seconds: (bench.clock)() - begun })
+        let measured = measured.len() - before;
+        Ok(Calibration { before, measured, kinds: all, seconds: (bench.clock)() - begun })
+    }
+
+    /// Numbers of the kinds with a choice that were measured.
+    fn measured(&self) -> Vec<usize> {
+        let measured =
+            self.entries.iter().enumerate().filter(|(_, entry)| entry.candidates.len() > 1 && entry.is_measured());
+        measured.map(|(index, _)| index).collect()
     }
 
     /// Kinds with a choice, in the order in which they are measured.
     fn kinds(&self, bench: &Bench<'_>) -> Vec<Kind> {
         let cells = bench.backend.cells();
         let with_choice = self.entries.iter().enumerate().filter(|(_, entry)| entry.candidates.len() > 1);
-        let kinds = with_choice.filter_map(|(index, _)| {
+        let kinds = with_choice.filter_map(|(index, entry)| {
             let alike = self.ranges.alike(index);
             let step = alike.example(cells)?;
             let possible = step.sequences as usize <= self.limits.max_segments;
-            possible.then(|| Kind { index, step, order: (rank(&alike, index), cost(&step)) })
+            possible.then(|| Kind { index, step, order: (rank(&alike, entry.has_exact_graph(), index), cost(&step)) })
         });
         let mut kinds: Vec<Kind> = kinds.collect();
         kinds.sort_by_key(|kind| kind.order);
@@ -142,9 +154,8 @@ impl Policy {
     /// # Errors
     /// [`DeviceError`] of the first step that fails.
     pub fn still_holds(&self, bench: &mut Bench<'_>) -> Result<bool, DeviceError> {
-        let measured = |kind: &Kind| self.entries[kind.index].candidates.iter().all(|known| known.average.samples > 0);
         let mut kinds = self.kinds(bench);
-        kinds.retain(measured);
+        kinds.retain(|kind| self.entries[kind.index].is_measured());
         // Those that were measured first, which are short, and one in the middle.
         let places = (0..CHECKED - 1).chain([kinds.len() / 2]).filter(|&place| place < kinds.len());
         for place in places.collect::<std::collections::BTreeSet<_>>() {
@@ -174,14 +185,15 @@ fn assumed(entry: &Entry, alike: &Alike, other: &Entry) -> Vec<Average> {
     averages.collect()
 }
 
-/// What is measured first: one sequence that decodes at every length, a spread of the other decode steps and of whole
-/// pieces of prompts, then the rest.
-fn rank(alike: &Alike, index: usize) -> u8 {
+/// What is measured first: one sequence that decodes at every length, steps of the very sizes for which graphs were
+/// recorded, a spread of the other decode steps and of whole pieces of prompts, then the rest.
+fn rank(alike: &Alike, exact: bool, index: usize) -> u8 {
     match alike.phase {
         Phase::Decode if alike.rows.to == 1 => 0,
-        Phase::Decode | Phase::Prefill if index.is_multiple_of(3) => 1,
-        Phase::Decode | Phase::Prefill => 2,
-        Phase::Mixed => 3,
+        Phase::Decode | Phase::Prefill if exact => 1,
+        Phase::Decode | Phase::Prefill if index.is_multiple_of(3) => 2,
+        Phase::Decode | Phase::Prefill => 3,
+        Phase::Mixed => 4,
     }
 }
 

@@ -17,8 +17,9 @@ const SURE: u32 = 64;
 /// Measurements without which a cell isn't taken for the best.
 const KNOWN: u32 = 2;
 
-/// Every so many steps of a kind another cell is tried ...
+/// Every so many steps of a kind another cell is tried, sooner while it isn't known ...
 const TRY_EVERY: u32 = 64;
+const TRY_UNKNOWN: u32 = 8;
 
 /// ... unless it would cost more than so many times the best ...
 const TRY_COST: f64 = 1.25;
@@ -31,8 +32,12 @@ const TRY_SHARE: f64 = 0.02;
 pub struct Candidate {
     /// The cell.
     pub cell: Cell,
-    /// Seconds of a step.
+    /// Seconds of a step, as a calibration and the measured rule have seen them.
     pub average: Average,
+    /// Seconds of a step under the fixed rules, from which nobody learns which cell is the best.
+    pub fixed: Average,
+    /// Whether its graph has more rows than some of these steps.
+    padded: bool,
     /// Steps that were run so.
     pub steps: u64,
     /// Rows that graphs had and the steps had not, over all of them.
@@ -75,9 +80,13 @@ impl Entry {
                 Some(other) if other.cell.rows > cell.rows => other.cell = *cell,
                 Some(_) => {}
                 None => {
-                    candidates.push(Candidate { cell: *cell, average: Average::default(), steps: 0, padding: 0 });
+                    let (average, fixed) = (Average::default(), Average::default());
+                    candidates.push(Candidate { cell: *cell, average, fixed, padded: false, steps: 0, padding: 0 });
                 }
             }
+        }
+        for candidate in &mut candidates {
+            candidate.padded = candidate.cell.replay != Replay::None && candidate.cell.rows > alike.rows.from;
         }
         Entry { candidates, present: 0, since_try: 0, trying: None, apart: None, split: 0 }
     }
@@ -100,7 +109,7 @@ impl Entry {
             }
         }
         self.since_try += 1;
-        if self.since_try < TRY_EVERY || self.candidates.len() < 2 {
+        if self.since_try < TRY_UNKNOWN || self.candidates.len() < 2 {
             return;
         }
         let present = self.candidates[self.present].average;
@@ -112,11 +121,24 @@ impl Entry {
         let others = self.candidates.iter().enumerate().filter(|(index, _)| *index != self.present);
         let cheap = others.filter(|(_, other)| expected(other) <= TRY_COST * present.seconds);
         let Some((index, least_known)) = cheap.min_by_key(|(_, other)| other.average.samples) else { return };
+        if least_known.average.samples >= KNOWN && self.since_try < TRY_EVERY {
+            return;
+        }
         let cost = expected(least_known) * f64::from(burst);
         if present.samples > 0 && spent.trying + cost <= TRY_SHARE * spent.all {
             self.since_try = 0;
             self.trying = Some((index, burst));
         }
+    }
+
+    /// Whether a whole graph was recorded for just such steps.
+    pub fn has_exact_graph(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.cell.replay == Replay::Full && !candidate.padded)
+    }
+
+    /// Whether all of its candidates were measured.
+    pub fn is_measured(&self) -> bool {
+        self.candidates.iter().all(|candidate| candidate.average.samples > 0)
     }
 
     /// Seconds of such a step, where they were measured.
@@ -179,9 +201,11 @@ impl Entry {
         for (candidate, average) in self.candidates.iter_mut().zip(averages) {
             candidate.average = *average;
         }
+        // Padding must save more than the measurement may be off.
+        let handicap = |index: usize| if self.candidates[index].padded { 1.0 / (1.0 - HYSTERESIS) } else { 1.0 };
+        let seconds = |index: usize| self.seconds(index) * handicap(index);
         let told = (0..self.candidates.len()).filter(|&index| self.seconds(index) > 0.0);
-        let fastest = told.min_by(|&a, &b| self.seconds(a).total_cmp(&self.seconds(b)));
-        self.present = fastest.unwrap_or(0);
+        self.present = told.min_by(|&a, &b| seconds(a).total_cmp(&seconds(b))).unwrap_or(0);
     }
 }
 

@@ -224,6 +224,37 @@ fn a_surprise_is_not_looked_at_twice() {
     assert_eq!(run.steps[2], 1, "{run:?}");
 }
 
+/// Whoever compares modes must not teach the measured one what service would not have taught it.
+#[test]
+fn nothing_is_learnt_under_a_fixed_rule() {
+    let mut policy = policy(Some([2e-3, 1.5e-3, 1e-3]));
+    let before = policy.table();
+    for mode in PolicyMode::ALL.into_iter().filter(|mode| *mode != PolicyMode::Measured) {
+        policy.set_mode(mode);
+        run(&mut policy, [1e-4, 1e-4, 1e-2], 0.0, 1, 300);
+        assert!(policy.oldest().is_none());
+        policy.begin(&decode(8, 100), 10.0);
+        assert!(policy.oldest().is_some_and(|(_, seconds)| seconds < 1.1e-2), "steps are paced by what they take now");
+        policy.fail_newest();
+    }
+    policy.set_mode(PolicyMode::Measured);
+    assert_eq!(policy.table(), before);
+    assert_eq!((policy.spent.all, policy.spent.trying), (0.0, 0.0));
+}
+
+/// Medians of a few steps are noisy: padding is believed in only if it saves more than that.
+#[test]
+fn a_calibration_does_not_pad_for_nothing() {
+    let pieces = Cell { compiled: true, replay: Replay::Piecewise, part: Part::Any, rows: 64 };
+    for (seconds, chosen) in [(0.99e-3, WAYS[2]), (0.9e-3, pieces)] {
+        let cells = [WAYS[0], WAYS[2], pieces];
+        let mut policy = Policy::new(PolicyMode::Measured, &cells, &LIMITS, 1);
+        let index = policy.ranges.index(&decode(8, 100));
+        policy.entries[index].set(&[2e-3, 1e-3, seconds].map(Average::calibrated));
+        assert_eq!(policy.choose(&decode(8, 100)), chosen, "{seconds}");
+    }
+}
+
 /// Two steps on their way: the host begins the next one while the device works. What counts is what the user waits for,
 /// the host's time or the device's, whichever is longer.
 #[test]
@@ -244,7 +275,7 @@ fn overlapping_steps_cost_what_is_longer() {
             }
         }
         let entry = &policy.entries[policy.ranges.index(&step)];
-        let average = entry.candidates[1].average;
+        let average = entry.candidates[1].fixed;
         assert!(average.samples >= 40, "{average:?}");
         assert!((average.seconds - f64::max(host, device)).abs() < 1e-6, "{average:?}");
     }

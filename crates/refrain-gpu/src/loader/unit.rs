@@ -66,7 +66,7 @@ impl Digest {
     }
 
     /// Of some texts, each with its length before it, so that no two lists give the same bytes.
-    fn of_texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Digest {
+    pub fn of_texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Digest {
         let mut hash = Sha256::new();
         for text in texts {
             hash.update((text.len() as u64).to_le_bytes());

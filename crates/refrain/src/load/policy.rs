@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use refrain_device::{Backend, Cell, DeviceError, PoolSizes, Replay, StepLimits};
-use refrain_engine::{Bench, Policy, PolicyMode, StepWorld};
+use refrain_engine::{Bench, Calibration, Policy, PolicyMode, StepWorld};
 use refrain_gpu::loader::Digest;
-use refrain_program::Program;
+use refrain_gpu::sources_digest;
+use refrain_program::{CompileOptions, Program, compile_ranges};
 use serde_json::{Value, json};
 
 use super::timings::Timings;
@@ -16,6 +17,9 @@ use super::{Device, LoadError, progress};
 /// Seconds of a calibration when nobody says otherwise: graphs of many sizes take longer to measure than two programs.
 const SECONDS_WITH_GRAPHS: f64 = 3.0;
 const SECONDS_WITHOUT: f64 = 0.5;
+
+/// What part of that later starts may spend on kinds of steps that were not measured before.
+const REST: f64 = 0.25;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -30,6 +34,8 @@ pub struct PolicyRequest {
 pub(super) struct Subject<'a> {
     pub device: &'a Device,
     pub program: &'a Program,
+    /// How it is compiled beside being run as it is.
+    pub compile: Option<&'a CompileOptions>,
     pub limits: StepLimits,
     pub pools: PoolSizes,
     /// Where tables are kept.
@@ -109,21 +115,31 @@ impl PolicyRequest {
             tracing::warn!("what steps cost is measured anew: {why}");
             None
         });
+        let keep = |timings: Option<Timings>, done: Calibration, policy: &Policy| {
+            if done.measured > 0 {
+                let kept = timings.map(|timings| timings.put(&key, &policy.table())).transpose();
+                kept.map_err(|error| tracing::warn!("what steps cost is not kept on disk: {error}"))
+                    .unwrap_or_default();
+            }
+        };
         if let Some(table) = kept.flatten() {
             let mut restored = policy.clone();
             let kinds = restored.restore(&table);
             if kinds > 0 && restored.still_holds(&mut bench)? {
                 *policy = restored;
-                return Ok(format!("{kinds} kinds of steps, measured at an earlier start"));
+                let more = policy.calibrate(&mut bench, REST * budget)?;
+                keep(timings, more, policy);
+                let (measured, all) = (more.before + more.measured, more.kinds);
+                return Ok(format!(
+                    "{measured} of {all} kinds of steps measured, {} of them now in {:.1} s",
+                    more.measured, more.seconds
+                ));
             }
             tracing::info!("steps cost something else than at an earlier start: they are measured anew");
             timings.iter().for_each(|timings| timings.remove(&key));
         }
         let done = policy.calibrate(&mut bench, budget)?;
-        if done.measured > 0 {
-            let kept = timings.map(|timings| timings.put(&key, &policy.table())).transpose();
-            kept.map_err(|error| tracing::warn!("what steps cost is not kept on disk: {error}")).unwrap_or_default();
-        }
+        keep(timings, done, policy);
         Ok(format!("{} of {} kinds of steps measured in {:.1} s", done.measured, done.kinds, done.seconds))
     }
 }
@@ -140,11 +156,15 @@ impl Subject<'_> {
                 json!({ "kind": info.kind, "name": info.name, "arch": info.arch, "driver": info.driver })
             }
         };
+        let compiled = self.compile.map(|options| compile_ranges(self.program, options)).unwrap_or_default();
+        let programs = [self.program].into_iter().chain(compiled.iter().map(|(_, program)| program));
+        let programs: Vec<String> = programs.map(ToString::to_string).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "device": device,
             "compute": compute,
-            "program": Digest::of(self.program.to_string().as_bytes()).to_string(),
+            "programs": Digest::of_texts(programs.iter().map(String::as_str)).to_string(),
+            "kernels": sources_digest().to_string(),
             "limits": [max_tokens, max_segments, max_logit_rows, max_model_len],
             "cells": cells.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "budget": budget.to_string(),

@@ -186,24 +186,11 @@ fn table_is_written_as_json_markdown_and_html() {
 fn a_table_of_a_gpu_shows_that_nothing_is_reserved_after_the_start() {
     let Some(folder) = checkpoint(&Golden::load("micro-0-f32")) else { return };
     let (folder, cache) = (folder.display().to_string(), target_dir().join("test-kernels").display().to_string());
-    let arguments: [&[&str]; 3] = [
-        &["bench", "table", &folder, "--skip-tokenizer-init", "--device", "sim", "--dtype", "float32"],
-        &["--max-model-len", "128", "--max-num-batched-tokens", "128", "--num-gpu-blocks-override", "16"],
-        &[
-            "--kernel-cache-dir",
-            &cache,
-            "--lengths",
-            "40",
-            "--output-len",
-            "3",
-            "--rounds",
-            "1",
-            "--policy-budget",
-            "0.1",
-        ],
-    ]
-    .concat();
-    let report = report(&arguments);
+    let model = ["bench", "table", &folder, "--skip-tokenizer-init", "--device", "sim", "--dtype", "float32"];
+    let limits = ["--max-model-len", "128", "--max-num-batched-tokens", "128", "--num-gpu-blocks-override", "16"];
+    let start = ["--kernel-cache-dir", &cache, "--policy-budget", "0.1"];
+    let runs = ["--lengths", "40", "--output-len", "3", "--rounds", "1"];
+    let report = report(&[&model[..], &limits, &start, &runs].concat());
     let memory = &report["memory"];
     assert!(memory["ready_bytes"].as_u64() > Some(1 << 20), "{memory}");
     assert_eq!(memory["ready_bytes"], memory["end_bytes"]);

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use refrain_program::PassConfig;
+use refrain_program::{Fp8, PassConfig};
 
 /// The shapes of the embedded model's layers, smaller.
 fn even() -> ModelConfig {
@@ -40,8 +40,16 @@ fn any_switches() -> impl Strategy<Value = PassConfig> {
     })
 }
 
-fn load(config: &ModelConfig, dtype: Dtype, isa: Isa, threads: usize, passes: PassConfig) -> CpuBackend {
-    let program = program(config, dtype);
+/// Types of weights and of caches.
+type Types = (Dtype, CacheDtype);
+
+fn types() -> Vec<Types> {
+    let caches = |dtype: Dtype| [dtype.into(), Fp8::E4m3.into(), Fp8::E5m2.into()].map(|cache| (dtype, cache));
+    [Dtype::F32, Dtype::Bf16].into_iter().flat_map(caches).collect()
+}
+
+fn load(config: &ModelConfig, (dtype, cache): Types, isa: Isa, threads: usize, passes: PassConfig) -> CpuBackend {
+    let program = program_with(config, dtype, cache);
     let precision = if dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::F32 };
     let options = CpuOptions { threads, precision, isa: Some(isa), passes: Some(passes) };
     CpuBackend::load(&program, &Weights::new(&program), LIMITS, POOLS, &options).unwrap()
@@ -75,11 +83,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn any_passes_change_no_bit(
-        which in 0_usize..4, switches in any_switches(), bf16 in any::<bool>(), threads in 1_usize..4,
+        which in 0_usize..4, switches in any_switches(), types in prop::sample::select(types()), threads in 1_usize..4,
     ) {
         let config = [config(), even(), dense(), one_gdn_layer()][which].clone();
-        let dtype = if bf16 { Dtype::Bf16 } else { Dtype::F32 };
-        let mut backend = load(&config, dtype, Isa::detect(), threads, switches);
+        let mut backend = load(&config, types, Isa::detect(), threads, switches);
         let eager = run_mixed(&mut backend, &[Cell::EAGER]);
         prop_assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED]), eager);
     }
@@ -88,14 +95,15 @@ proptest! {
 #[test]
 fn all_passes_change_no_bit_on_any_instruction_set() {
     for config in [config(), even(), dense(), one_gdn_layer()] {
-        for (dtype, isa) in Isa::available().into_iter().flat_map(|isa| [(Dtype::F32, isa), (Dtype::Bf16, isa)]) {
-            let mut backend = load(&config, dtype, isa, 2, PassConfig::default());
+        for (types, isa) in Isa::available().into_iter().flat_map(|isa| types().into_iter().map(move |own| (own, isa)))
+        {
+            let mut backend = load(&config, types, isa, 2, PassConfig::default());
             assert_eq!(backend.cells(), [Cell::EAGER, Cell::COMPILED]);
             assert!(backend.programs[1].nodes.len() < backend.programs[0].nodes.len());
             let eager = run_mixed(&mut backend, &[Cell::EAGER]);
-            assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED]), eager, "{dtype} on {isa}");
+            assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED]), eager, "{types:?} on {isa}");
             // A sequence may go from one to the other at any step.
-            assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED, Cell::EAGER]), eager, "{dtype} on {isa}");
+            assert_eq!(run_mixed(&mut backend, &[Cell::COMPILED, Cell::EAGER]), eager, "{types:?} on {isa}");
         }
     }
 }

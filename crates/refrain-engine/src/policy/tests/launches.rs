@@ -224,6 +224,30 @@ fn a_table_is_restored_and_checked() {
     assert!(!blank.still_holds(&mut bench(&mut backend, &now)).unwrap());
 }
 
+/// What the first start had no time for is measured by later ones.
+#[test]
+fn a_table_is_completed() {
+    let clock = Clock::default();
+    let now = || clock.now();
+    let mut backend = Launcher::new(10e-6, &cells(), &clock);
+    let mut known = Vec::new();
+    let mut measured = 0;
+    for _ in 0..20 {
+        let mut policy = Policy::new(PolicyMode::Measured, &cells(), &LIMITS, 2);
+        assert_eq!(policy.restore(&known), measured);
+        let done = policy.calibrate(&mut bench(&mut backend, &now), 3.0).unwrap();
+        assert_eq!(done.before, measured);
+        assert!(done.seconds < 3.2, "{done:?}");
+        measured += done.measured;
+        known = policy.table();
+        if measured == done.kinds {
+            return;
+        }
+        assert!(done.measured > 0, "{done:?}");
+    }
+    panic!("{measured} kinds are known after 20 starts");
+}
+
 /// A padded graph that was not measured is not believed.
 #[test]
 fn what_is_assumed_for_others_is_never_padded() {

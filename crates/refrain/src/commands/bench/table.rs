@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use refrain::cli::bench::TableArgs;
 use refrain::load::{Device, Loaded, Prepared};
 use refrain_bench::date;
 use refrain_bench::table::{
     self, Ceilings, DEFAULT_INPUT_LENS, DeviceMemoryUse, EngineModes, Floor, TableFacts, TableReport,
 };
+use refrain_engine::PolicyMode;
 use refrain_program::{Program, StepShape};
 use serde_json::{Map, Value};
 
@@ -19,6 +20,9 @@ use crate::commands::{Invocation, load_engine_after, print, progress_bar, runtim
 /// Runs the comparison, prints it as Markdown and writes its files.
 pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> {
     let options = &args.options;
+    if let Some(mode) = args.engine.compile.policy.filter(|mode| *mode != PolicyMode::Measured) {
+        bail!("--policy {mode}: the table compares modes by itself, say which with --modes; leave --policy out");
+    }
     if let Some(folder) = &options.output_dir {
         // A folder that can't be had is known before minutes of measuring, not after.
         std::fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
