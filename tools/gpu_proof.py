@@ -11,14 +11,15 @@ Parts, in this order:
   modes      some of them compiled, replayed from graphs, and both; greedy answers as op by op
   sanitizer  compute-sanitizer (memcheck, racecheck, initcheck) on a small golden
   layers     the first layers of the 4B shape against Hugging Face transformers in F32, and stable in batches
-  load       8.4 GB of weights from the page cache
-  latency    batch 1, time to first token and between tokens, over the lengths of the article
-  table      the same in every mode, side by side
+  startup    8.4 GB of weights from the page cache, without and with compiled kernels of an earlier start
+  table      batch 1, time to first token and between tokens, over the lengths of the article, in every mode
 
 Builds with cargo unless --bin names a folder that holds `refrain` and `proof` (the example of refrain-gpu). Needs numpy;
-`layers` needs torch and transformers. Exits with 1 if anything is wrong, after all parts have run.
+`layers` needs torch and transformers. Exits with 1 if anything is wrong or slower than it must be on an
+H100 (LIMITS), after all parts have run.
 """
 import argparse
+import glob
 import json
 import os
 import shutil
@@ -28,8 +29,22 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PARTS = ["device", "ragged", "model", "goldens", "modes", "sanitizer", "layers", "load", "latency", "table"]
+PARTS = ["device", "ragged", "model", "goldens", "modes", "sanitizer", "layers", "startup", "table"]
 LENGTHS = [1024, 4096, 8192, 16384, 24576, 32000]
+# What an H100 must reach with the 4B shape: at most, or at least.
+LIMITS = {
+    "eager ITL at 1024, ms": ("at most", 4.0),
+    "eager TTFT at 8192, ms": ("at most", 190.0),
+    "GDN scan of 8192 tokens, ms a layer": ("at most", 0.8),
+    "weights and all else, s": ("at most", 4.0),
+    "cold start, s": ("at most", 20.0),
+    "warm start, s": ("at most", 6.0),
+    "measured against eager, least": ("at least", 1.0),
+    "measured against the best fixed mode, least": ("at least", 0.99),
+    "graph memory, MiB": ("at most", 64.0),
+    "device memory taken after the start, bytes": ("at most", 0),
+    "device memory in use beyond the plan, bytes": ("at most", 0),
+}
 # Where checkpoints can't be made, the proof fails instead of leaving them out.
 STRICT = {**os.environ, "CI": "1"}
 
@@ -67,6 +82,15 @@ class Proof:
         except (ValueError, IndexError):
             return None
 
+    def holds(self, what, value):
+        """Compares a figure with what it must be."""
+        direction, limit = LIMITS[what]
+        good = value is not None and (value <= limit if direction == "at most" else value >= limit)
+        print(f"{'ok   ' if good else 'WRONG'} {what}: {value}, {direction} {limit}", flush=True)
+        self.results.setdefault("limits", {})[what] = value
+        if not good:
+            self.wrong.append(what)
+
     def checkpoint(self, name, *options):
         folder = os.path.join(self.args.work, name)
         if not os.path.exists(os.path.join(folder, "config.json")):
@@ -92,6 +116,8 @@ class Proof:
                       f" error {case['error']:.1e} of {case['tolerance']:.1e}"
                       + (f" {seconds * 1e6:9.1f} us" if seconds else "")
                       + (f" {share * 100:5.1f} %" if share else ""))
+                if case["kernel"] == "gdn_scan" and seconds and case["case"].endswith("T 8192"):
+                    self.holds("GDN scan of 8192 tokens, ms a layer", seconds * 1e3)
         self.results[shapes] = found
 
     def ragged(self):
@@ -106,18 +132,26 @@ class Proof:
 
     def modes(self):
         names = ["micro-0-f32", "micro-0-bf16", "odd-1-f32"]
-        output = self.run("modes", [self.proof, self.args.device, "modes", *names], 500)
+        output = self.run("modes", [self.proof, self.args.device, "modes", *names], 500, env=STRICT)
         print("\n".join(line for line in output.splitlines() if line.startswith(("ok   ", "WRONG", "==", "graphs"))))
 
     def sanitizer(self):
         sanitizer = shutil.which("compute-sanitizer")
         if not sanitizer:
-            print("== sanitizer: skipped, compute-sanitizer is not installed")
+            print("== sanitizer: compute-sanitizer is not installed; name the other parts with --only")
+            self.wrong.append("sanitizer")
             return
         for tool in ["memcheck", "racecheck", "initcheck"]:
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", self.proof, self.args.device, "small",
                        "micro-0-bf16"]
-            self.run("sanitizer-" + tool, command, 200, env=STRICT)
+            self.run("sanitizer-" + tool, command, 300, env=STRICT)
+        # The engine as it is served: graphs, tokens chosen on the device, two steps in flight.
+        folder = glob.glob(os.path.join(ROOT, "target", "test-checkpoints", "micro-0-bf16-*"))[0]
+        command = [self.refrain, "bench", "latency", folder, "--device", self.args.device, "--skip-tokenizer-init",
+                   "--max-model-len", "512", "--max-num-seqs", "2", "--batch-size", "2", "--input-len", "100",
+                   "--output-len", "8", "--num-iters-warmup", "0", "--num-iters", "1", "--policy-budget", "0.5"]
+        for tool in ["memcheck", "racecheck"]:
+            self.run(f"sanitizer-engine-{tool}", [sanitizer, "--tool", tool, "--error-exitcode", "9", *command], 300)
 
     def layers(self):
         folder = self.checkpoint("4b-4layers", "--size", "4b", "--set", "num_hidden_layers=4")
@@ -127,48 +161,53 @@ class Proof:
         print(self.run("layers-reference", [sys.executable, script, folder, ours], 300).splitlines()[-1:])
         print(self.run("layers-batches", [self.proof, self.args.device, "batches", folder], 200))
 
-    def engine(self, folder):
-        return [self.refrain, "bench", "latency", folder, "--device", self.args.device, "--skip-tokenizer-init",
-                "--max-model-len", "32768", "--max-num-seqs", "1", "--max-num-batched-tokens", "8192",
-                "--batch-size", "1"]
-
-    def load(self):
+    def engine(self, what):
         folder = self.checkpoint("4b", "--size", "4b", "--init", "tiled")
-        times = []
-        for attempt in range(3):
-            command = self.engine(folder) + ["--input-len", "32", "--output-len", "8", "--num-iters-warmup", "0",
-                                             "--num-iters", "1", "--output-json", os.path.join(self.args.out, "load.json")]
-            self.run(f"load-{attempt}", command, 200)
-            found = self.read("load.json")
-            times.append((found.get("weights_seconds"), found.get("load_seconds"), found.get("start_to_first_token")))
-        print("weights s, load s, process start to first token s:", times)
-        self.results["load"] = times
+        return [self.refrain, "bench", what, folder, "--device", self.args.device, "--skip-tokenizer-init",
+                "--max-model-len", "32768", "--max-num-seqs", "1", "--max-num-batched-tokens", "8192"]
 
-    def latency(self):
-        folder = self.checkpoint("4b", "--size", "4b", "--init", "tiled")
-        rows = []
-        for length in self.args.lengths:
-            command = self.engine(folder) + ["--input-len", str(length), "--output-len", "128", "--num-iters-warmup", "1",
-                                             "--num-iters", "3", "--output-json", os.path.join(self.args.out, "latency.json")]
-            self.run(f"latency-{length}", command, 200)
-            found = self.read("latency.json")
-            if found:
-                row = dict(input=length, ttft_ms=found["time_to_first_token"] * 1e3,
-                           itl_ms=1e3 / found["decode_tokens_per_second"], total_s=statistics.median(found["latencies"]))
-                rows.append(row)
-                print(row, flush=True)
-        self.results["latency"] = rows
+    def startup(self):
+        file = self.fresh("startup.json")
+        print(self.run("startup", self.engine("startup") + ["--num-iters-cold", "1", "--num-iters-warmup", "1",
+                                                            "--num-iters-warm", "3", "--output-json", file], 300))
+        found = self.results["startup"] = self.read(file)
+        median = lambda times: statistics.median(times) if times else None
+        self.holds("cold start, s", median(found.get("cold_first_token_times")))
+        self.holds("warm start, s", median(found.get("warm_first_token_times")))
+        self.holds("weights and all else, s", found.get("warm_phases", {}).get("weights, and all else"))
 
     def table(self):
-        folder = self.checkpoint("4b", "--size", "4b", "--init", "tiled")
-        command = [self.refrain, "bench", "table", folder, "--device", self.args.device, "--skip-tokenizer-init",
-                   "--max-model-len", "32768", "--max-num-seqs", "1", "--max-num-batched-tokens", "8192", "--lengths",
-                   ",".join(map(str, self.args.lengths)), "--output-dir", os.path.join(self.args.out, "table")]
+        file = self.fresh("table.json")
+        command = self.engine("table") + ["--lengths", ",".join(map(str, self.args.lengths)), "--output-dir",
+                                          os.path.join(self.args.out, "table"), "--output-json", file]
         print(self.run("table", command, 400))
+        found = self.results["table"] = self.read(file)
+        eager = {length["input_len"]: mode for length in found.get("lengths", []) for mode in length["modes"]
+                 if mode["mode"] == "eager"}
+        milliseconds = lambda length, key: eager[length][key] * 1e3 if length in eager else None
+        if 1024 in self.args.lengths:
+            self.holds("eager ITL at 1024, ms", milliseconds(1024, "itl_seconds"))
+        if 8192 in self.args.lengths:
+            self.holds("eager TTFT at 8192, ms", milliseconds(8192, "ttft_seconds"))
+        measured = next((mode for mode in found.get("summary", []) if mode["mode"] == "measured"), {})
+        self.holds("measured against eager, least", measured.get("least_speedup"))
+        self.holds("measured against the best fixed mode, least", measured.get("least_against_best_fixed"))
+        graphs, memory = found.get("graph_memory_bytes"), found.get("memory")
+        self.holds("graph memory, MiB", None if graphs is None else graphs / 2**20)
+        taken = memory and memory["end_bytes"] - memory["ready_bytes"]
+        self.holds("device memory taken after the start, bytes", taken)
+        self.holds("device memory in use beyond the plan, bytes", memory and memory["ready_bytes"] - memory["planned_bytes"])
 
-    def read(self, name):
+    def fresh(self, name):
+        """A file for a report, without one of an earlier run in it."""
+        path = os.path.join(self.args.out, name)
+        if os.path.exists(path):
+            os.remove(path)
+        return path
+
+    def read(self, path):
         try:
-            with open(os.path.join(self.args.out, name)) as file:
+            with open(path) as file:
                 return json.load(file)
         except (OSError, ValueError):
             return {}

@@ -2,7 +2,7 @@
 //!
 //! - `goldens [NAME...]`: the golden gates in F32 and BF16, all of them or some;
 //! - `modes [NAME...]`: the same gates compiled, replayed, and both; and greedy answers, the same in F32 as op by op;
-//! - `small NAME`: one step of a prompt and a few of decoding, for a sanitizer, under which everything is slow;
+//! - `small NAME`: a step of prompts and a few of decoding, in every mode, for a sanitizer, under which everything is slow;
 //! - `batches FOLDER`: greedy answers of a checkpoint alone and beside others;
 //! - `logprobs FOLDER OUT`: the 20 best tokens after each position of some prompts, as JSON, for a comparison with
 //!   another implementation.
@@ -176,11 +176,13 @@ fn small(device: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let runtime = open(device)?;
     let golden = Golden::load(name);
     let folder = checkpoint(&golden).ok_or("no checkpoint")?;
-    for types in [in_bf16, in_f32] {
+    for (mode, options) in [("eager", GpuOptions::default())].into_iter().chain(other_modes()) {
         // Stores of the vendor's library by the bulk copy engine are invisible to initcheck.
-        let options = GpuOptions { products: ProductsChoice::Own, ..GpuOptions::default() };
-        let answers = greedy(&mut runner_with(&runtime, &folder, types, options), &[0, 1, 2], 4);
-        println!("{answers:?}");
+        let options = GpuOptions { products: ProductsChoice::Own, ..options };
+        for types in [in_bf16, in_f32] {
+            let answers = greedy(&mut runner_with(&runtime, &folder, types, options.clone()), &[0, 1, 2], 4);
+            println!("{mode}: {answers:?}");
+        }
     }
     Ok(())
 }
