@@ -47,7 +47,7 @@ KX_DEV void load_keys(Keys& keys, const KV_T* of_block, const u8* scales, u32 la
         const KV_T* from = of_block + key * HEAD_DIM + t * 16;
         keys.scales[n] = scales[key];
         KX_UNROLL
-        for (u32 j = 0; j < HEAD_DIM / 64; j++) keys.codes[j][n] = kx_load_stream((const u32x4*)(from + j * 64));
+        for (u32 j = 0; j < HEAD_DIM / 64; j++) keys.codes[j][n] = kx_load_once((const u32x4*)(from + j * 64));
     }
 }
 KX_DEV void load_values(Values& values, const KV_T* of_block, const u8* scales, u32 last) {
@@ -61,7 +61,7 @@ KX_DEV void load_values(Values& values, const KV_T* of_block, const u8* scales, 
         KX_UNROLL
         for (u32 j = 0; j < VALUE_LOADS; j++) {
             if constexpr (WORDS == 4) {
-                const u32x4 codes = kx_load_stream((const u32x4*)(from + j * 128));
+                const u32x4 codes = kx_load_once((const u32x4*)(from + j * 128));
                 values.codes[j][n][0] = codes.x, values.codes[j][n][1] = codes.y;
                 values.codes[j][n][2] = codes.z, values.codes[j][n][3] = codes.w;
             } else {

@@ -38,7 +38,7 @@ KX_DEV void load_keys(Keys& keys, const KV_T* of_block, u32 last) {
         const u32 key = g + 8 * n;
         const KV_T* from = of_block + (key < last ? key : last) * HEAD_DIM + t * 8;
         KX_UNROLL
-        for (u32 j = 0; j < HEAD_DIM / 32; j++) keys.rows[j][n] = kx_load_stream((const u32x4*)(from + j * 32));
+        for (u32 j = 0; j < HEAD_DIM / 32; j++) keys.rows[j][n] = kx_load_once((const u32x4*)(from + j * 32));
     }
 }
 KX_DEV void load_values(Values& values, const KV_T* of_block, u32 last) {
@@ -48,7 +48,7 @@ KX_DEV void load_values(Values& values, const KV_T* of_block, u32 last) {
         const u32 key = 2 * t + n % 2 + n / 2 * 8;
         const KV_T* from = of_block + (key < last ? key : last) * HEAD_DIM + g * 8;
         KX_UNROLL
-        for (u32 j = 0; j < HEAD_DIM / 64; j++) values.rows[j][n] = kx_load_stream((const u32x4*)(from + j * 64));
+        for (u32 j = 0; j < HEAD_DIM / 64; j++) values.rows[j][n] = kx_load_once((const u32x4*)(from + j * 64));
     }
 }
 

@@ -34,10 +34,10 @@ template <> struct KvEight<e4m3> { u32x2 codes; };
 template <> struct KvEight<e5m2> { u32x2 codes; };
 
 KX_DEV KvEight<f32> kv_load(const f32* from) {
-    return KvEight<f32>{kx_load_stream((const f32x4*)from), kx_load_stream((const f32x4*)from + 1)};
+    return KvEight<f32>{kx_load_once((const f32x4*)from), kx_load_once((const f32x4*)from + 1)};
 }
-KX_DEV KvEight<bf16> kv_load(const bf16* from) { return KvEight<bf16>{kx_load_stream((const u32x4*)from)}; }
-KX_DEV KvEight<f16> kv_load(const f16* from) { return KvEight<f16>{kx_load_stream((const u32x4*)from)}; }
+KX_DEV KvEight<bf16> kv_load(const bf16* from) { return KvEight<bf16>{kx_load_once((const u32x4*)from)}; }
+KX_DEV KvEight<f16> kv_load(const f16* from) { return KvEight<f16>{kx_load_once((const u32x4*)from)}; }
 KX_DEV KvEight<e4m3> kv_load(const e4m3* from) { return KvEight<e4m3>{kx_load((const u32x2*)from)}; }
 KX_DEV KvEight<e5m2> kv_load(const e5m2* from) { return KvEight<e5m2>{kx_load((const u32x2*)from)}; }
 

@@ -44,7 +44,9 @@ typedef float f32;
 //   kx_fma, kx_max, kx_min, kx_exp2, kx_log2, kx_rsqrt, kx_sqrt, kx_rcp, kx_sin, kx_cos, kx_pow (f32; the last three exact)
 //   kx_f16_to_f32(u16), kx_f32_to_f16(f32)
 //   kx_atomic_add(u32*, u32) -> old value, device-wide; kx_atomic_max likewise
-//   kx_load_stream<V>(const V*): a load of data that is read once (weights); kx_load<V>: of data that stays cached
+//   kx_load_stream<V>(const V*): a load of data that is read once and that nobody writes (weights);
+//   kx_load_once<V>: of data that is read once and that the kernel before may still have written after this one began
+//   (caches); kx_load<V>: of data that stays cached
 //   kx_copy_async16(shared, global, valid): 16 bytes to shared memory, zeros unless valid; kx_copy_commit();
 //   kx_copy_wait<N>(): all but the last N committed groups have landed (a kx_sync must follow)
 //   kx_wait_for_previous(), kx_let_next_start(): programmatic dependent launch; no-ops where there is none

@@ -135,6 +135,16 @@ template <class V> KX_DEV V kx_load_stream(const V* from) {
                  : "l"(from));
     return value;
 }
+// Without `.nc`, which is for data that is constant as long as the kernel lives, its beginning before the wait included.
+template <class V> KX_DEV V kx_load_once(const V* from) {
+    static_assert(sizeof(V) == 16, "streams are read 16 bytes at a time");
+    V value;
+    u32* w = (u32*)&value;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "l"(from));
+    return value;
+}
 
 #if KX_MMA
 KX_DEV void kx_copy_async16(void* shared, const void* global, bool valid) {

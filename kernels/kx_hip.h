@@ -175,6 +175,7 @@ KX_DEV u32 kx_atomic_max(u32* at, u32 value) {
 
 template <class V> KX_DEV V kx_load(const V* from) { return *from; }
 template <class V> KX_DEV V kx_load_stream(const V* from) { return *from; }
+template <class V> KX_DEV V kx_load_once(const V* from) { return *from; }
 
 // A vector, not a struct: of two structs clang would choose by address, and put the zeros into private memory for it.
 typedef u32 KxSixteen __attribute__((vector_size(16)));

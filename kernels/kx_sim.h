@@ -146,6 +146,7 @@ template <class V> KX_DEV V kx_load_stream(const V* from) {
     static_assert(sizeof(V) == 16, "streams are read 16 bytes at a time");
     return *from;
 }
+template <class V> KX_DEV V kx_load_once(const V* from) { return kx_load_stream(from); }
 
 // Copies land when they are waited for, not before: a missing wait reads poison.
 KX_DEV void kx_copy_async16(void* shared, const void* global, bool valid) {

@@ -47,5 +47,5 @@ KX_KERNEL(everything, Args, 256) {
     kx_store8((f16*)args.out + 8 * kx_tid(), eight);
     args.counters[2] = kx_f16_pair_finite(eight[0], kx_saturated(eight[1], f16()));
     const u32x4 words = kx_load_stream((const u32x4*)args.halves);
-    if (at < args.n) args.out[at] = v + (f32)(before + words.x);
+    if (at < args.n) args.out[at] = v + (f32)(before + words.x + kx_load_once((const u32x4*)args.halves).y);
 }
