@@ -4,7 +4,7 @@ mod bits;
 mod fused;
 
 use super::norm::dtype_name;
-use super::operand::{Columns, Operand, some_rows, step_of, tolerance};
+use super::operand::{Columns, Operand, one_of_each, some_rows, step_of, tolerance};
 use super::{Buffer, Case, Outcome, Rig, Scale};
 use crate::kernels::linear::{Around, Gemv, GemvPlan, Linear, Tile, Tiled};
 use crate::{Count, LaunchSpec, StepPointers, Target};
@@ -188,7 +188,7 @@ fn run(rig: &Rig, product: Product, method: Method) -> Result<Outcome, DeviceErr
     let columns = if rows * outputs > 1 << 16 { outputs.div_ceil(256) } else { 1 };
     let sample = some_rows(rows).flat_map(|row| {
         let (x, weights) = (&x_values[row * inputs..][..inputs], &weights);
-        (0..outputs).step_by(columns).map(move |column| {
+        one_of_each(outputs, columns, row).map(move |column| {
             let weight = &weights[column * inputs..][..inputs];
             let products = x.iter().zip(weight).map(|(&x, &weight)| f64::from(x) * f64::from(weight));
             (row, column, products.sum::<f64>())

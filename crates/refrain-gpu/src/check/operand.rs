@@ -143,8 +143,17 @@ pub(super) fn step_of(
     rig.step(&step, &limits)
 }
 
-/// Some rows of many: all of few, else 16 and the last one.
+/// Some rows of many: all of few, else one of each sixteenth, and the last one.
 pub(super) fn some_rows(rows: usize) -> impl Iterator<Item = usize> + Clone {
-    let stride = rows.div_ceil(16);
-    (0..rows).step_by(stride).chain((!(rows - 1).is_multiple_of(stride)).then_some(rows - 1))
+    one_of_each(rows, rows.div_ceil(16), 0).chain((rows > 16).then_some(rows - 1))
+}
+
+/// One of each `stride` consecutive numbers below `count`, at no regular distance: kernels cut what they compute into
+/// tiles, and no place in a tile may be left out. Another `salt` gives others.
+pub(super) fn one_of_each(count: usize, stride: usize, salt: usize) -> impl Iterator<Item = usize> + Clone {
+    let of = move |first: usize| {
+        let mixed = (first as u32 ^ (salt as u32).wrapping_mul(0x85EB_CA6B)).wrapping_mul(0x9E37_79B1) >> 8;
+        first + mixed as usize % stride.min(count - first)
+    };
+    (0..count).step_by(stride).map(of)
 }

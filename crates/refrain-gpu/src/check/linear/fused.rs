@@ -1,7 +1,7 @@
 //! Products of few rows together with the ops around them.
 
 use crate::check::norm::dtype_name;
-use crate::check::operand::{Columns, Operand, some_rows, step_of, tolerance};
+use crate::check::operand::{Columns, Operand, one_of_each, some_rows, step_of, tolerance};
 use crate::check::{Buffer, Case, Outcome, Rig, Scale, rounded};
 use crate::kernels::linear::{Around, Epilogue, Gemv, Linear, Prologue};
 use crate::{Count, LaunchSpec};
@@ -195,7 +195,7 @@ fn run(rig: &Rig, fused: Fused) -> Result<Outcome, DeviceError> {
             let weight = &weights[n * inputs..][..inputs];
             operand.iter().zip(weight).map(|(&x, &weight)| x * f64::from(weight)).sum()
         };
-        for column in (0..outputs).step_by(stride) {
+        for column in one_of_each(outputs, stride, row) {
             let value = match behind {
                 Behind::Nothing => product(column),
                 Behind::Add => f64::from(residual_values[row * outputs + column]) + product(column),
