@@ -15,7 +15,7 @@ use clap::CommandFactory;
 use indicatif::{ProgressBar, ProgressStyle};
 use refrain::cli::engine::EngineArgs;
 use refrain::cli::{Cli, Command, LogLevel, Origin, Origins};
-use refrain::load::{Loaded, Prepared, load_prepared, prepare};
+use refrain::load::{LoadOptions, Loaded, Prepared, load_prepared, prepare};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What every command is given.
@@ -87,18 +87,17 @@ fn load_engine(
     sequences: Option<(usize, &str)>,
     invocation: &Invocation<'_>,
 ) -> anyhow::Result<Loaded> {
-    let (loaded, ()) = load_engine_after(args, sequences, invocation, |_| Ok(()))?;
+    let (loaded, ()) = load_engine_after(args.load_options(), sequences, invocation, |_| Ok(()))?;
     Ok(loaded)
 }
 
 /// The same with something that is done once the device is known and its memory still free.
 fn load_engine_after<T>(
-    args: &EngineArgs,
+    mut options: LoadOptions,
     sequences: Option<(usize, &str)>,
     invocation: &Invocation<'_>,
     first: impl FnOnce(&Prepared) -> anyhow::Result<T>,
 ) -> anyhow::Result<(Loaded, T)> {
-    let mut options = args.load_options();
     let sequences = sequences.filter(|_| options.max_num_seqs.is_none());
     if let Some((count, _)) = sequences {
         options.max_num_seqs = Some(count);

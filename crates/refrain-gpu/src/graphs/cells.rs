@@ -5,8 +5,15 @@ use crate::ops::Recorded;
 use crate::{StepCounts, StepLayout};
 use refrain_device::{BLOCK_TOKENS, Cell, DeviceError, GraphMode, Part, Replay, SCAN_CHUNK, Segment, Step, StepLimits};
 
-/// The cells that are wanted, the largest first.
+/// The cells that are wanted, the largest first, and those of the compiled program, where there is one, last.
 pub(crate) fn wanted(options: &GraphOptions, limits: &StepLimits, compiled: bool) -> Result<Vec<Cell>, DeviceError> {
+    let as_it_is = if compiled && !options.as_it_is_too { Vec::new() } else { of_program(options, limits, false)? };
+    let compiled = if compiled { of_program(options, limits, true)? } else { Vec::new() };
+    Ok([as_it_is, compiled].concat())
+}
+
+/// The cells of one program.
+fn of_program(options: &GraphOptions, limits: &StepLimits, compiled: bool) -> Result<Vec<Cell>, DeviceError> {
     let (decode, prefill) = options.sizes(limits)?;
     let cells = |replay, part, sizes: &[u32]| -> Vec<Cell> {
         sizes.iter().map(|&rows| Cell { compiled, replay, part, rows }).collect()

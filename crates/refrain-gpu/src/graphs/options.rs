@@ -15,6 +15,8 @@ pub struct GraphOptions {
     /// Numbers of tokens for which pieces of prompts, and steps of any kind, are recorded; `None` is
     /// [`default_prefill_sizes`].
     pub prefill_sizes: Option<Vec<u32>>,
+    /// Whether the program as it is is recorded beside the compiled one, from what memory that leaves.
+    pub as_it_is_too: bool,
     /// Device memory that graphs may take, bytes. What doesn't fit is refused.
     pub budget_bytes: usize,
     /// Whether a cell that can't be had is an error.
@@ -28,6 +30,7 @@ impl Default for GraphOptions {
             mode: GraphMode::None,
             decode_sizes: None,
             prefill_sizes: None,
+            as_it_is_too: false,
             budget_bytes: DEFAULT_GRAPH_MEMORY_BUDGET,
             strict: false,
         }

@@ -245,6 +245,7 @@ impl CompileArgs {
             optimization_level: self.optimization_level,
             configs: self.compilation_config.iter().cloned().chain([of_flags]).collect(),
             performance_mode: self.performance_mode,
+            graphs_as_it_is: self.policy == Some(PolicyMode::EagerGraph),
             graph_memory_budget: self.graph_memory_budget,
             strict: self.strict,
         }

@@ -46,6 +46,9 @@ pub struct ModeRequest {
     pub configs: Vec<CompilationConfig>,
     /// `--performance-mode`.
     pub performance_mode: Option<PerformanceMode>,
+    /// Whether graphs are recorded of the program as it is beside those of the compiled one: for `--policy eager-graph`,
+    /// and where `bench table` compares both.
+    pub graphs_as_it_is: bool,
     /// `--graph-memory-budget`, bytes.
     pub graph_memory_budget: Option<usize>,
     /// `--strict`: what can't be had is an error.
@@ -308,6 +311,7 @@ impl Modes {
             mode: self.graphs.mode,
             decode_sizes: sizes(&self.config.cudagraph_capture_sizes),
             prefill_sizes: sizes(&self.config.prefill_capture_sizes),
+            as_it_is_too: self.request.graphs_as_it_is,
             budget_bytes: self.request.graph_memory_budget.unwrap_or(DEFAULT_GRAPH_MEMORY_BUDGET),
             strict: self.request.strict,
         }

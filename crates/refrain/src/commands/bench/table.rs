@@ -8,7 +8,7 @@ use refrain::cli::bench::TableArgs;
 use refrain::load::{Device, Loaded, Prepared};
 use refrain_bench::date;
 use refrain_bench::table::{
-    self, Ceilings, DEFAULT_INPUT_LENS, DeviceMemoryUse, EngineModes, Floor, TableFacts, TableReport,
+    self, Ceilings, DEFAULT_INPUT_LENS, DeviceMemoryUse, EngineModes, Floor, Mode, TableFacts, TableReport,
 };
 use refrain_engine::PolicyMode;
 use refrain_program::{Program, StepShape};
@@ -29,7 +29,9 @@ pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
     }
     let sequences = Some((options.batch_size, "the requests side by side"));
     let known = |prepared: &Prepared| known_ceilings(args, &prepared.device);
-    let (loaded, ceilings) = load_engine_after(&args.engine, sequences, invocation, known)?;
+    let mut load = args.engine.load_options();
+    load.modes.graphs_as_it_is |= options.modes.contains(&Mode::Graph);
+    let (loaded, ceilings) = load_engine_after(load, sequences, invocation, known)?;
     let (input_lens, notes) = input_lens(args, loaded.engine.config().max_model_len);
     let table_options = table::TableOptions {
         input_lens,
