@@ -63,9 +63,11 @@ impl Recorder<'_> {
             let needed = nodes[index..].iter().sum::<usize>().saturating_mul(node_bytes(&graphs.report));
             let outcome = if needed > room {
                 Err(format!(
-                    "graph memory: {} are left of --graph-memory-budget, it and the smaller ones need about {}",
-                    mib(room),
-                    mib(needed)
+                    "graph memory: {} are left of --graph-memory-budget, it and the smaller ones need about {}, so at \
+                     least {} in all",
+                    size(room),
+                    size(needed),
+                    size(graphs.report.bytes + needed)
                 ))
             } else {
                 self.cell(cell, list(cell), free, &mut graphs)?
@@ -109,8 +111,8 @@ impl Recorder<'_> {
         if bytes > budget {
             let why = format!(
                 "graph memory: with it {} would be taken, --graph-memory-budget is {}",
-                mib(bytes),
-                mib(budget)
+                size(bytes),
+                size(budget)
             );
             return Ok(Err(why));
         }
@@ -165,6 +167,11 @@ fn node_bytes(report: &GraphReport) -> usize {
     measured.max(NODE_BYTES)
 }
 
-fn mib(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+/// Bytes in whole units, rounded up.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    }
 }

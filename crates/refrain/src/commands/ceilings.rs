@@ -12,7 +12,7 @@ pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> 
     let no_products = || format!("no library of matrix products tells what {} can do; give --flops", device.name());
     match device {
         // What can't be measured is known before the rest is, which takes a while.
-        Device::Gpu(runtime, _) if flops.is_none() && runtime.gemm().is_none() => bail!(no_products()),
+        Device::Gpu(runtime, _) if flops.is_none() && runtime.gemm().is_err() => bail!(no_products()),
         _ => {}
     }
     let measured = match device {

@@ -351,7 +351,7 @@ impl Modes {
         match (self.request.graph_memory_budget, report.recorded.is_empty(), report.refused.last()) {
             (Some(bytes), true, Some(smallest)) => {
                 let why = format!(
-                    "{} hold no graph, not even {}: {}; give more, or cudagraph_mode NONE",
+                    "{} hold no graph, not even {}: {}; or cudagraph_mode NONE",
                     human_bytes(bytes),
                     smallest.cell,
                     smallest.why
