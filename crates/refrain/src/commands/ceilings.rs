@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn what_cannot_be_measured_is_known_before_anything_is() {
         let sim = SimRuntime::new(SimOptions::default());
-        let device = Device::Gpu(sim.clone(), refrain::load::GpuSettings::default());
+        let device = Device::Gpu(sim.clone(), Box::default());
         let error = ceilings(&device, None, None).unwrap_err().to_string();
         assert!(error.contains("give --flops") && sim.counters().launches == 0, "{error}");
     }

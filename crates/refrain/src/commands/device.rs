@@ -137,7 +137,8 @@ impl Report {
             Ok(compiler) => format!("        kernels are compiled by {compiler}"),
             Err(error) => format!("        kernels can't be compiled: {error}"),
         });
-        let products = gpu.products.of(&**runtime).map_or_else(|error| error.to_string(), |products| products.to_string());
+        let products =
+            gpu.products.of(&**runtime).map_or_else(|error| error.to_string(), |products| products.to_string());
         self.line(&format!("        products by {products}"));
         // The simulated GPU is no faster or slower than this machine's CPU; its figures would say nothing.
         let measured = match info.kind {

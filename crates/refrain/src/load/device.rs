@@ -115,7 +115,7 @@ pub enum Device {
     /// The CPU.
     Cpu(CpuOptions),
     /// A GPU.
-    Gpu(Arc<dyn Runtime>, GpuSettings),
+    Gpu(Arc<dyn Runtime>, Box<GpuSettings>),
 }
 
 /// Opens what the flag asks for. `auto` takes a CPU only where no GPU can be used, and says why.
@@ -123,7 +123,7 @@ pub enum Device {
 /// # Errors
 /// [`DeviceError`] when the device that was named can't be used.
 pub fn open(choice: DeviceChoice, cpu: CpuOptions, gpu: &GpuSettings) -> Result<(Device, Origin), DeviceError> {
-    let found = |runtime: Arc<dyn Runtime>| Device::Gpu(runtime, gpu.clone());
+    let found = |runtime: Arc<dyn Runtime>| Device::Gpu(runtime, Box::new(gpu.clone()));
     let cuda = |index| CudaRuntime::open(index, &gpu.cuda()).map(|runtime| found(runtime));
     let hip = |index| HipRuntime::open(&gpu.hip(), index).map(|runtime| found(runtime));
     match choice {
@@ -273,7 +273,7 @@ impl Device {
                 Ok(Ready { backend: Box::new(backend), compiled, gpu: None })
             }
             Device::Gpu(runtime, settings) => {
-                let GpuSettings { products, compile, graphs, .. } = settings.clone();
+                let GpuSettings { products, compile, graphs, .. } = *settings.clone();
                 let options = GpuOptions { kernels: settings.kernels(), products, compile, graphs };
                 let backend = GpuBackend::load(runtime.clone(), program, weights, limits, pools, &options, kernels)?;
                 let compiled = backend.compiled().to_vec();

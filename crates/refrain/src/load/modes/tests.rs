@@ -3,8 +3,6 @@ use refrain_cpu::{CpuOptions, Precision};
 use refrain_device::{Cell, Part, RecordedCell, RefusedCell, Replay};
 use refrain_sim::{SimOptions, SimRuntime};
 
-use crate::load::GpuSettings;
-
 const LIMITS: StepLimits = StepLimits { max_tokens: 256, max_segments: 40, max_logit_rows: 72, max_model_len: 512 };
 
 fn config(texts: &[&str]) -> ModeRequest {
@@ -21,7 +19,7 @@ fn cpu() -> Device {
 }
 
 fn sim() -> Device {
-    Device::Gpu(SimRuntime::new(SimOptions::default()), GpuSettings::default())
+    Device::Gpu(SimRuntime::new(SimOptions::default()), Box::default())
 }
 
 fn table(request: &ModeRequest, device: &Device) -> String {
