@@ -10,7 +10,7 @@ use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
 use refrain_cpu::{CpuOptions, Isa, Precision};
 use refrain_device::{DeviceError, Runtime};
 use refrain_gpu::check::{Outcome, Rig, Scale, cases};
-use refrain_gpu::{KernelOptions, MEASURED_BYTES, Measured, Target, measure};
+use refrain_gpu::{KernelOptions, MEASURED_BYTES, Measured, Products, Target, measure};
 use serde_json::{Value, json};
 
 use super::print;
@@ -25,7 +25,8 @@ pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
     }
     for device in gpus(choice, &gpu) {
         match device {
-            Ok(runtime) => report.gpu(&runtime, &gpu, args),
+            // An error only where the library's were asked for.
+            Ok(runtime) => report.gpu(&runtime, &gpu, &gpu.products.of(&*runtime)?, args),
             Err((name, error)) if choice == DeviceChoice::Auto => report.unusable(&name, &error),
             Err((_, error)) => return Err(error.into()),
         }
@@ -113,7 +114,7 @@ impl Report {
     }
 
     /// What of a device fails is told, and is no reason to say nothing of the others.
-    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, gpu: &GpuSettings, args: &DeviceCommandArgs) {
+    fn gpu(&mut self, runtime: &Arc<dyn Runtime>, gpu: &GpuSettings, products: &Products, args: &DeviceCommandArgs) {
         let info = runtime.info();
         let name = if info.kind == "sim" { "sim".to_owned() } else { format!("{}:{}", info.kind, info.index) };
         let memory = match runtime.memory() {
@@ -137,8 +138,6 @@ impl Report {
             Ok(compiler) => format!("        kernels are compiled by {compiler}"),
             Err(error) => format!("        kernels can't be compiled: {error}"),
         });
-        let products =
-            gpu.products.of(&**runtime).map_or_else(|error| error.to_string(), |products| products.to_string());
         self.line(&format!("        products by {products}"));
         // The simulated GPU is no faster or slower than this machine's CPU; its figures would say nothing.
         let measured = match info.kind {
@@ -161,7 +160,7 @@ impl Report {
         let mut json = json!({
             "device": name, "name": info.name, "arch": info.arch, "driver": info.driver, "wave": info.wave,
             "processors": info.processors, "free_bytes": memory.free, "total_bytes": memory.total,
-            "compiler": compiler.ok(), "products": products, "measured": measured.map(|measured| measured_json(&measured)),
+            "compiler": compiler.ok(), "products": products.to_string(), "measured": measured.map(|measured| measured_json(&measured)),
         });
         if args.check {
             match self.check(runtime, gpu, args, measured.as_ref()) {
@@ -288,8 +287,8 @@ mod tests {
         // Its first kernel is its last one.
         sim.lose_device(0);
         let lost: Arc<dyn Runtime> = sim;
-        report.gpu(&lost, &GpuSettings::default(), &args);
-        report.gpu(&lost, &GpuSettings::default(), &args);
+        report.gpu(&lost, &GpuSettings::default(), &Products::Own(String::new()), &args);
+        report.gpu(&lost, &GpuSettings::default(), &Products::Own(String::new()), &args);
         assert_eq!((report.json.len(), report.unchecked, report.failed), (2, 2, 0), "{}", report.text);
         assert!(report.json[0]["problem"].as_str().is_some_and(|why| why.starts_with("can't be checked: ")));
         assert!(report.text.contains("        can't be checked: "), "{}", report.text);
