@@ -84,7 +84,7 @@ async fn modes_stand_in_the_order_of_their_launches() {
     };
     let before = prepared(&runtime);
     assert!(before.iter().all(|count| *count > 0), "{before:?}");
-    let modes = EngineModes::new(&engine);
+    let modes = EngineModes::new(&engine, None);
     let measurement = table::run(&engine, &modes, &options, &indicatif::ProgressBar::hidden()).await.unwrap();
     drop(modes);
     assert_eq!(engine.policy(), PolicyMode::Measured);

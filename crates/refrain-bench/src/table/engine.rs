@@ -9,12 +9,13 @@ use super::mode::{Mode, Modes, StepCount};
 pub struct EngineModes<'a> {
     engine: &'a EngineHandle,
     own: PolicyMode,
+    no_graphs: Option<&'static str>,
 }
 
 impl<'a> EngineModes<'a> {
-    /// The modes of this engine.
-    pub fn new(engine: &'a EngineHandle) -> Self {
-        Self { engine, own: engine.policy() }
+    /// The modes of this engine. `no_graphs` is why its device can't have any, if it can't.
+    pub fn new(engine: &'a EngineHandle, no_graphs: Option<&'static str>) -> Self {
+        Self { engine, own: engine.policy(), no_graphs }
     }
 }
 
@@ -41,7 +42,8 @@ impl Modes for EngineModes<'_> {
         let why = rule(mode).without_effect(&cells);
         // The rule would be content with graphs of the program as it is, which are another mode here.
         let why = why.or((mode == Mode::GraphCompile && !compiled_graphs).then_some("no compiled graph was recorded"));
-        why.map(str::to_owned)
+        let graphs = matches!(mode, Mode::Graph | Mode::GraphCompile);
+        why.map(|why| self.no_graphs.filter(|_| graphs).unwrap_or(why).to_owned())
     }
 
     fn switch(&self, mode: Mode) {
