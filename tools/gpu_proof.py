@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PARTS = ["device", "ragged", "model", "goldens", "modes", "sanitizer", "layers", "startup", "table"]
@@ -80,6 +81,8 @@ class Proof:
         try:
             return json.JSONDecoder().raw_decode(output[start:].lstrip())[0]
         except (ValueError, IndexError):
+            print(f"== {name}: no JSON in what it printed")
+            self.wrong.append(name)
             return None
 
     def holds(self, what, value):
@@ -106,18 +109,21 @@ class Proof:
 
     def kernels(self, shapes):
         command = [self.refrain, "device", "--device", self.args.device, "--check", "--shapes", shapes, "--json"]
-        found = self.json_of(shapes, command, 600)
+        found, scan = self.json_of(shapes, command, 600), None
         for device in found or []:
             for case in (device.get("check") or {}).get("cases", []):
-                if shapes == "ragged" and case["passes"]:
+                if shapes == "ragged" and case.get("passes"):
                     continue
-                seconds, share = case["seconds"], case["roofline_share"]
-                print(f"{'ok   ' if case['passes'] else 'WRONG'} {case['kernel']:<26} {case['case']:<44}"
-                      f" error {case['error']:.1e} of {case['tolerance']:.1e}"
+                seconds, share = case.get("seconds"), case.get("roofline_share")
+                # JSON has no infinity and no NaN: an error of either is none.
+                error = case.get("problem") or f"error {case.get('error')} of {case.get('tolerance')}"
+                print(f"{'ok   ' if case.get('passes') else 'WRONG'} {case['kernel']:<26} {case['case']:<44} {error}"
                       + (f" {seconds * 1e6:9.1f} us" if seconds else "")
                       + (f" {share * 100:5.1f} %" if share else ""))
                 if case["kernel"] == "gdn_scan" and seconds and case["case"].endswith("T 8192"):
-                    self.holds("GDN scan of 8192 tokens, ms a layer", seconds * 1e3)
+                    scan = seconds * 1e3
+        if shapes == "model":
+            self.holds("GDN scan of 8192 tokens, ms a layer", scan)
         self.results[shapes] = found
 
     def ragged(self):
@@ -144,9 +150,17 @@ class Proof:
         for tool in ["memcheck", "racecheck", "initcheck"]:
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", self.proof, self.args.device, "small",
                        "micro-0-bf16"]
-            self.run("sanitizer-" + tool, command, 300, env=STRICT)
+            self.run("sanitizer-" + tool, command, 600, env=STRICT)
         # The engine as it is served: graphs, tokens chosen on the device, two steps in flight.
-        folder = glob.glob(os.path.join(ROOT, "target", "test-checkpoints", "micro-0-bf16-*"))[0]
+        # Where the tests keep it, which the runs before have made it for: below the folder that the program is built in.
+        targets = [os.path.join(ROOT, "target"), os.path.join(self.args.bin, ".."), os.path.join(self.args.bin, "..", "..")]
+        made = [folder for target in targets for folder in glob.glob(os.path.join(target, "test-checkpoints", "micro-0-bf16-*"))
+                if os.path.exists(os.path.join(folder, "config.json"))]
+        if not made:
+            print("== sanitizer: the checkpoint of micro-0-bf16 is not there")
+            self.wrong.append("sanitizer-engine")
+            return
+        folder = made[0]
         command = [self.refrain, "bench", "latency", folder, "--device", self.args.device, "--skip-tokenizer-init",
                    "--max-model-len", "512", "--max-num-seqs", "2", "--batch-size", "2", "--input-len", "100",
                    "--output-len", "8", "--num-iters-warmup", "0", "--num-iters", "1", "--policy-budget", "0.5"]
@@ -178,9 +192,9 @@ class Proof:
 
     def table(self):
         file = self.fresh("table.json")
-        command = self.engine("table") + ["--lengths", ",".join(map(str, self.args.lengths)), "--output-dir",
+        command = self.engine("table") + ["--modes", "eager,compiled,graph,graph+compile,measured", "--lengths", ",".join(map(str, self.args.lengths)), "--output-dir",
                                           os.path.join(self.args.out, "table"), "--output-json", file]
-        print(self.run("table", command, 400))
+        print(self.run("table", command, 600))
         found = self.results["table"] = self.read(file)
         eager = {length["input_len"]: mode for length in found.get("lengths", []) for mode in length["modes"]
                  if mode["mode"] == "eager"}
@@ -232,10 +246,15 @@ def main():
     args.bin = os.path.abspath(args.bin)
     proof = Proof(args)
     for part in PARTS:
-        if part in args.only:
+        if part not in args.only:
+            continue
+        try:
             getattr(proof, part)()
-    with open(os.path.join(args.out, "results.json"), "w") as file:
-        json.dump(proof.results, file, indent=1)
+        except Exception:  # the parts behind it are proved all the same
+            traceback.print_exc()
+            proof.wrong.append(part)
+        with open(os.path.join(args.out, "results.json"), "w") as file:
+            json.dump(proof.results, file, indent=1)
     print("wrong:" if proof.wrong else "all right", *proof.wrong)
     sys.exit(1 if proof.wrong else 0)
 

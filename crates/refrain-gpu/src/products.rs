@@ -68,7 +68,7 @@ impl ProductsChoice {
     /// # Errors
     /// The failure, where the device is lost by it; [`DeviceError::NoProducts`] where the library was asked for.
     pub(crate) fn without(self, library: &str, failure: DeviceError) -> Result<Products, DeviceError> {
-        let why = format!("{library} lacks a product: {failure}");
+        let why = format!("a product of {library} failed: {failure}");
         match self {
             _ if failure.is_fatal() => Err(failure),
             ProductsChoice::Library => Err(DeviceError::NoProducts { why }),

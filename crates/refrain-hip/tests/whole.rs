@@ -113,7 +113,7 @@ fn a_library_that_lacks_a_product_is_not_used_and_that_is_said() {
     };
     let Some((backend, _)) = with(ProductsChoice::Library) else { return };
     let error = backend.map(drop).unwrap_err().to_string();
-    let lacks = "rocBLAS 2.46.0.fake lacks a product: hip:0: rocblas_gemm_ex, F32 [64, ";
+    let lacks = "a product of rocBLAS 2.46.0.fake failed: hip:0: rocblas_gemm_ex, F32 [64, ";
     assert!(error.starts_with(&format!("the vendor's matrix products can't be used: {lacks}")), "{error}");
 
     let (backend, _) = with(ProductsChoice::Own).unwrap();

@@ -1,5 +1,5 @@
-//! Which steps are alike: those of one phase whose rows, decoding sequences and context lie in the same ranges. Within
-//! a range the same cells suit, and what they cost hardly differs.
+//! Which steps are alike: those of one phase whose rows and context lie in the same ranges. Within a range the same cells
+//! suit, and what they cost hardly differs.
 
 use refrain_device::{Cell, Part, Replay, StepLimits, StepShape};
 

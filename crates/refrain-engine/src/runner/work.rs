@@ -20,7 +20,8 @@ impl Runner {
     pub(super) fn work(&mut self) {
         let Some(older) = self.in_flight.take().or_else(|| self.begin_step(None)) else { return };
         let behind = self.backend.depth() > 1 && older.failed.is_none() && !older.wants_logits;
-        if behind {
+        // What is left of a plan takes nobody else in.
+        if behind && self.rest.is_none() {
             self.await_latecomers();
         }
         if self.stopping {

@@ -42,6 +42,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub shutdown_timeout: u64,
 
+    /// Seconds after which a step that does not end is taken for a device that hangs, and the server ends with an error,
+    /// though not before five times the longest step so far; 0 is never [default: 300 on a GPU, never on a CPU]
+    #[arg(long, value_name = "SECONDS")]
+    pub watchdog_timeout: Option<u64>,
+
     /// Answer with the client's X-Request-Id, else the request_id of the body, else a new one
     #[arg(long)]
     pub enable_request_id_headers: bool,

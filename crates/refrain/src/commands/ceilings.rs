@@ -4,16 +4,17 @@ use anyhow::bail;
 use refrain::load::Device;
 use refrain_bench::{BANDWIDTH_BUFFER_BYTES, read_bandwidth};
 use refrain_cpu::{CpuOptions, Isa, Precision, SimdLevel};
-use refrain_gpu::{MEASURED_BYTES, measure};
+use refrain_gpu::{MEASURED_BYTES, Products, measure};
 use refrain_program::Ceilings;
 
 /// The ceilings of a device that has nothing on it, and where they come from. What is given for both is not measured.
 pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> anyhow::Result<(Ceilings, String)> {
-    let no_products = || format!("no library of matrix products tells what {} can do; give --flops", device.name());
-    match device {
-        // What can't be measured is known before the rest is, which takes a while.
-        Device::Gpu(runtime, _) if flops.is_none() && runtime.gemm().is_err() => bail!(no_products()),
-        _ => {}
+    // What can't be measured is known before the rest is, which takes a while.
+    if let Device::Gpu(runtime, gpu) = device
+        && flops.is_none()
+        && let Products::Own(why) = gpu.products.of(&**runtime)?
+    {
+        bail!("what {} can do is measured by a library of matrix products: {why}; give --flops", device.name());
     }
     let measured = match device {
         Device::Gpu(runtime, gpu) if bandwidth.is_none() || flops.is_none() => {
@@ -30,7 +31,7 @@ pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> 
         (Some(flops), ..) => (flops, "as given".to_owned()),
         (None, Some(measured), _) => match measured.bf16_flops {
             Some(flops) => (flops, "measured".to_owned()),
-            None => bail!(no_products()),
+            None => bail!("the arithmetic of {} was not measured; give --flops", device.name()),
         },
         (None, None, Device::Cpu(cpu)) => nominal_flops(cpu),
         (None, None, Device::Gpu(..)) => unreachable!("it was measured"),
@@ -78,7 +79,10 @@ mod tests {
         let sim = SimRuntime::new(SimOptions::default());
         let device = Device::Gpu(sim.clone(), Box::default());
         let error = ceilings(&device, None, None).unwrap_err().to_string();
-        assert!(error.contains("give --flops") && sim.counters().launches == 0, "{error}");
+        assert!(error.contains("there is no library") && error.contains("give --flops"), "{error}");
+        let own = refrain::load::GpuSettings { products: refrain_gpu::ProductsChoice::Own, ..Default::default() };
+        let error = ceilings(&Device::Gpu(sim.clone(), Box::new(own)), None, None).unwrap_err().to_string();
+        assert!(error.contains("was not asked for") && sim.counters().launches == 0, "{error}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
     };
     config.validate()?;
     let loaded = load_engine(&args.engine, None, invocation)?;
-    let mut settings = server_settings(&args.server);
+    let mut settings = server_settings(&args.server, loaded.engine.device().kind);
     settings.resolve(invocation.origins);
     if invocation.verbose {
         eprint!("Server\n{settings}");
@@ -69,9 +69,40 @@ pub fn run(args: &ServeArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
             });
         };
         print(greeting.as_bytes())?;
+        let watchdog = watchdog_timeout(&args.server, loaded.engine.device().kind);
+        let stuck = loaded.engine.clone();
+        tokio::spawn(async move {
+            let Some(timeout) = watchdog else { return };
+            let elapsed = hang(|| stuck.stuck(), timeout).await.as_secs();
+            // Nothing that waits for the engine would ever end: neither the requests nor an orderly end of this process.
+            eprintln!(
+                "error: a step has taken {elapsed} s and has not ended: the device hangs; look for its driver's messages, \
+                 then start the server again (--watchdog-timeout sets how long to wait)"
+            );
+            std::process::exit(1);
+        });
         let served = refrain_server::serve(vec![listener], state, options, shutdown).await;
         outcome(loaded.engine.is_dead(), served)
     })
+}
+
+/// Seconds on a GPU after which a step hangs, when nobody says otherwise.
+const WATCHDOG_SECONDS: u64 = 300;
+
+/// When a step is taken for one that never ends. A CPU's always do, however long they take.
+fn watchdog_timeout(args: &ServerArgs, device: &str) -> Option<Duration> {
+    let default = if device == "cpu" { 0 } else { WATCHDOG_SECONDS };
+    Some(args.watchdog_timeout.unwrap_or(default)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+/// Waits until a step has taken far too long and at least `timeout`; gives how long that is by then.
+async fn hang(stuck: impl Fn() -> Option<Duration>, timeout: Duration) -> Duration {
+    loop {
+        if let Some(elapsed) = stuck().filter(|elapsed| *elapsed >= timeout) {
+            return elapsed;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// How serving has ended. Whoever watches this process starts it again when it fails, so it must not end as if all were
@@ -106,7 +137,7 @@ async fn listen(args: &ServerArgs) -> anyhow::Result<Listener> {
     }
 }
 
-fn server_settings(args: &ServerArgs) -> Settings {
+fn server_settings(args: &ServerArgs, device: &str) -> Settings {
     let mut settings = Settings::default();
     match &args.uds {
         Some(path) => settings.push("uds", path.display(), Origin::Given),
@@ -122,6 +153,9 @@ fn server_settings(args: &ServerArgs) -> Settings {
     let name = if args.api_key.is_empty() { "vllm_api_key" } else { "api_key" };
     settings.push(if args.api_keys().is_empty() { "api_key" } else { name }, keys, Origin::Given);
     settings.push("shutdown_timeout", format!("{} s", args.shutdown_timeout), Origin::Given);
+    let watchdog =
+        watchdog_timeout(args, device).map_or("never".to_owned(), |timeout| format!("{} s", timeout.as_secs()));
+    settings.push_or("watchdog_timeout", args.watchdog_timeout.map(|_| watchdog.clone()), watchdog);
     if !args.allowed_origins.is_empty() {
         settings.push("allowed_origins", args.allowed_origins.join(" "), Origin::Given);
     }
@@ -174,7 +208,33 @@ fn greeting(loaded: &Loaded, args: &ServerArgs, url: &str, since_start: Duration
 
 #[cfg(test)]
 mod tests {
-    use super::outcome;
+    use super::*;
+    use std::cell::Cell;
+
+    /// Long steps are none that hang until they take the given time, and none hangs between steps.
+    #[tokio::test]
+    async fn a_step_hangs_when_it_has_taken_the_time_that_it_gets() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let asked = Cell::new(0);
+        let steps = [None, seconds(299), seconds(300)];
+        let stuck = || {
+            asked.set(asked.get() + 1);
+            steps[asked.get() - 1]
+        };
+        assert_eq!((hang(stuck, Duration::from_secs(300)).await, asked.get()), (Duration::from_secs(300), 3));
+        let of = |flags: &[&str], device| {
+            let command = ["refrain", "serve"].iter().chain(flags).map(std::ffi::OsString::from);
+            let Ok((refrain::cli::Cli { command: refrain::cli::Command::Serve(args), .. }, _)) =
+                refrain::cli::parse(command)
+            else {
+                panic!("it is a command");
+            };
+            watchdog_timeout(&args.server, device)
+        };
+        assert_eq!((of(&[], "cpu"), of(&[], "cuda")), (None, seconds(300)));
+        assert_eq!(of(&["--watchdog-timeout", "60"], "cpu"), seconds(60));
+        assert_eq!(of(&["--watchdog-timeout", "0"], "hip"), None);
+    }
 
     #[test]
     fn a_dead_engine_is_what_is_told() {

@@ -13,7 +13,7 @@ const STEPS: &str = "Measuring steps {bar:40} {pos}/{len} kinds {elapsed}";
 
 /// Shows that so many kinds of steps of so many were looked at.
 pub fn steps(bar: &ProgressBar, looked_at: usize, kinds: usize) {
-    if looked_at == 0 {
+    if bar.length() != Some(kinds as u64) {
         bar.set_style(style(STEPS));
         bar.set_length(kinds as u64);
         bar.reset_elapsed();
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!((bar.position(), bar.length()), (2, Some(3)));
         show(&bar, (3, 3), 800);
         assert_eq!((bar.position(), bar.length()), (0, Some(800)));
-        steps(&bar, 0, 7);
+        // The first of them may have been measured at an earlier start.
         steps(&bar, 2, 7);
         assert_eq!((bar.position(), bar.length()), (2, Some(7)));
         // A CPU has no kernels.
