@@ -74,8 +74,7 @@ KX_KERNEL(gated_rms_norm, GatedRmsNormArgs, THREADS) {
     f32 x[ROWS][ITEMS][VECTOR], gate[ROWS][ITEMS][VECTOR];
     KX_UNROLL
     for (u32 i = 0; i < ROWS; i++) {
-        // There is a row wherever the grid has a block, so the first one needs not wait for their number.
-        const bool exists = at.head < args.heads && (i == 0 || at.row + i < rows);
+        const bool exists = at.head < args.heads && at.row + i < rows;
         load_head(x[i], args.x + (u64)(at.row + i) * args.x_stride, at, exists);
         load_head(gate[i], args.gate + (u64)(at.row + i) * args.gate_stride, at, exists);
     }
@@ -114,8 +113,7 @@ KX_KERNEL(l2_norm, L2NormArgs, THREADS) {
     f32 x[ROWS][ITEMS][VECTOR];
     KX_UNROLL
     for (u32 i = 0; i < ROWS; i++) {
-        // There is a row wherever the grid has a block, so the first one needs not wait for their number.
-        const bool exists = at.head < args.heads && (i == 0 || at.row + i < rows);
+        const bool exists = at.head < args.heads && at.row + i < rows;
         load_head(x[i], args.x + (u64)(at.row + i) * args.x_stride, at, exists);
     }
     KX_UNROLL

@@ -120,8 +120,7 @@ KX_KERNEL(gemv_mma, GemvArgs, THREADS) {
 #else
     KX_UNROLL
     for (u32 m = 0; m < ROWS; m++) {
-        // x has a row wherever the grid has a block, so the first one needs not wait for their number.
-        const bool exists = m == 0 || first + m < rows;
+        const bool exists = first + m < rows;
         for (u32 i = lane; i < SLICE * 8; i += KX_WAVE) {
             const u32 k = begin + i * 8;
             const T* from = args.x + (u64)(first + m) * args.x_stride + k;

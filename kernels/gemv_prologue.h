@@ -4,14 +4,14 @@
 #pragma once
 #include "gemv_around.h"
 
-// The rows of x that a block takes: `here` of them; the first is there wherever the grid has a block.
+// The rows of x that a block takes: `here` of them, none where all of its rows are padding.
 struct Source {
     const X_T* x;
     const GATE_T* gate;
     u32 x_stride, gate_stride, here;
     f32 eps;
 };
-KX_DEV bool has_row(const Source& source, u32 m) { return m == 0 || m < source.here; }
+KX_DEV bool has_row(const Source& source, u32 m) { return m < source.here; }
 
 // Zeros where a row of the operand has ended.
 KX_DEV void fill_up(OPERAND_T* kept) {

@@ -78,8 +78,7 @@ KX_KERNEL(SHORT, RmsNormArgs, THREADS) {
         KX_UNROLL
         for (u32 item = 0; item < ITEMS; item++) {
             const u32 at = (item * THREADS + kx_tid()) * VECTOR;
-            // x has a row wherever the grid has a block, so the first one needs not wait for their number.
-            if (at < WIDTH && (i == 0 || first + i < rows)) {
+            if (at < WIDTH && first + i < rows) {
                 load_row(x[i][item], args, first + i, at);
             } else {
                 KX_UNROLL

@@ -60,14 +60,17 @@ class Proof:
         """Runs a command, keeps its output in a file, and gives it; a failure is noted."""
         start = time.time()
         path = os.path.join(self.args.out, name + ".log")
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                                  timeout=timeout, cwd=ROOT, **options)
-            output, code = done.stdout, done.returncode
-        except subprocess.TimeoutExpired as error:
-            output, code = (error.stdout or b"").decode(errors="replace") + f"\nstopped after {timeout} s", 124
-        with open(path, "w") as file:
-            file.write("$ " + " ".join(command) + "\n" + output)
+        with open(path, "w+", errors="replace") as file:
+            print("$ " + " ".join(command), file=file, flush=True)
+            begin = file.tell()
+            try:
+                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=timeout, cwd=ROOT,
+                                      **options).returncode
+            except subprocess.TimeoutExpired:
+                code = 124
+                os.write(file.fileno(), f"\nstopped after {timeout} s\n".encode())
+            file.seek(begin)
+            output = file.read()
         print(f"== {name}: {'ok' if code == 0 else f'exit {code}'} in {time.time() - start:.1f} s", flush=True)
         if code != 0:
             self.wrong.append(name)

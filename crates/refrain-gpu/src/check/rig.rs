@@ -1,6 +1,6 @@
 //! What cases need: buffers on the device, launches, times.
 
-use crate::{KernelOptions, Kernels, LaunchSpec, StepCounts, StepLayout, StepPointers, Target};
+use crate::{Extent, KernelOptions, Kernels, LaunchSpec, StepCounts, StepLayout, StepPointers, Target};
 use bytemuck::{Pod, cast_slice};
 use half::{bf16, f16};
 use refrain_device::{DeviceError, DeviceMemory, DevicePtr, Event, Launch, Runtime, Step, StepLimits, Stream};
@@ -172,22 +172,28 @@ impl Rig {
         Ok((buffer, pointers, counts))
     }
 
-    /// Enqueues some launches, one after another.
+    /// Enqueues some launches, one after another, on grids as a graph has them that was recorded for more than there is:
+    /// blocks that have nothing to do must touch nothing.
     ///
     /// # Errors
     /// [`DeviceError`].
     pub fn launch(&self, specs: &[LaunchSpec], counts: &StepCounts) -> Result<(), DeviceError> {
-        self.enqueue(&self.ready(specs, counts)?)
+        self.enqueue(&self.ready(specs, counts, 2)?)
     }
 
-    /// The launches that have something to do, with their kernels loaded.
+    /// The launches that have something to do, with their kernels loaded; `spare` blocks more than needed along each axis
+    /// that depends on the step.
     fn ready<'a>(
         &self,
         specs: &'a [LaunchSpec],
         counts: &StepCounts,
+        spare: u32,
     ) -> Result<Vec<(Launch<'a>, &'a [u8])>, DeviceError> {
         let with_blocks = specs.iter().filter_map(|spec| Some((spec, spec.blocks(counts)?)));
-        let ready = with_blocks.map(|(spec, grid)| {
+        let ready = with_blocks.map(|(spec, mut grid)| {
+            for (blocks, extent) in grid.iter_mut().zip(&spec.grid) {
+                *blocks += if matches!(extent, Extent::Each { .. }) { spare } else { 0 };
+            }
             let launch = Launch {
                 function: self.kernels.get(&spec.kernel)?.function,
                 name: spec.kernel.entry,
@@ -218,7 +224,7 @@ impl Rig {
         if !self.timing {
             return Ok(None);
         }
-        let launches = self.ready(specs, counts)?;
+        let launches = self.ready(specs, counts, 0)?;
         let (begin, end) = (Event::new(&self.runtime)?, Event::new(&self.runtime)?);
         let run = |repetitions: usize| -> Result<f64, DeviceError> {
             self.runtime.record(begin.id(), self.stream.id())?;
