@@ -191,7 +191,7 @@ impl Device {
     /// Why there are no graphs here; none where there are.
     pub fn why_no_graphs(&self) -> Option<&'static str> {
         match self {
-            Device::Cpu(_) => Some("not applicable: a CPU has no launches to save"),
+            Device::Cpu(_) => Some("a CPU has no launches to save"),
             Device::Gpu(..) => None,
         }
     }

@@ -43,8 +43,7 @@ pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         seed: args.engine.model.seed.unwrap_or(0),
     };
     let bar = progress_bar("Runs")?;
-    let no_graphs = loaded.device.why_no_graphs().map(|why| why.trim_start_matches("not applicable: "));
-    let modes = EngineModes::new(&loaded.engine, no_graphs);
+    let modes = EngineModes::new(&loaded.engine, loaded.device.why_no_graphs());
     let measurement = runtime()?.block_on(table::run(&loaded.engine, &modes, &table_options, &bar))?;
     let facts = facts(&loaded, ceilings.clone())?;
     let floor = |input_len| floor(&loaded.program, &ceilings, options.batch_size, input_len, options.output_len);

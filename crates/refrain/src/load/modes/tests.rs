@@ -120,7 +120,7 @@ fn what_is_to_be_strict_fails_on_a_device_without_it() {
     assert!(error.starts_with("--strict: cudagraph_mode FULL can't be had: not applicable"), "{error}");
     let budget = ModeRequest { graph_memory_budget: Some(1 << 20), ..ModeRequest::default() };
     for (request, refused) in [
-        (config(&[".compile_sizes=1"]), "compile_sizes 1 can't be had: a CPU compiles one program"),
+        (config(&[".compile_sizes=1"]), "compile_sizes 1 can't be had: not applicable: a CPU compiles one program"),
         (
             config(&[".cudagraph_capture_sizes=4,2"]),
             "cudagraph_capture_sizes 2 4 (sorted) can't be had: not applicable",
