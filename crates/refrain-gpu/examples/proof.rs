@@ -2,7 +2,8 @@
 //!
 //! - `goldens [NAME...]`: the golden gates in F32 and BF16, all of them or some;
 //! - `modes [NAME...]`: the same gates compiled, replayed, and both; and greedy answers, the same in F32 as op by op;
-//! - `small NAME`: a step of prompts and a few of decoding, in every mode, for a sanitizer, under which everything is slow;
+//! - `small NAME [MODE]`: a step of prompts and a few of decoding, in every mode or in one of `eager`, `compiled`, `graph`,
+//!   `compiled+graph`, for a sanitizer, under which everything is slow;
 //! - `batches FOLDER`: greedy answers of a checkpoint alone and beside others;
 //! - `logprobs FOLDER OUT`: the 20 best tokens after each position of some prompts, as JSON, for a comparison with
 //!   another implementation.
@@ -27,10 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     match words[..] {
         [device, "goldens", ref names @ ..] => goldens(device, names),
         [device, "modes", ref names @ ..] => modes(device, names),
-        [device, "small", name] => small(device, name),
+        [device, "small", name] => small(device, name, None),
+        [device, "small", name, mode] => small(device, name, Some(mode)),
         [device, "batches", folder] => batches(device, Path::new(folder)),
         [device, "logprobs", folder, out] => logprobs(device, Path::new(folder), Path::new(out)),
-        _ => Err("usage: proof DEVICE goldens [NAME...] | modes [NAME...] | small NAME | batches FOLDER | logprobs FOLDER OUT".into()),
+        _ => Err("usage: proof DEVICE goldens [NAME...] | modes [NAME...] | small NAME [MODE] | batches FOLDER | logprobs FOLDER OUT".into()),
     }
 }
 
@@ -172,11 +174,12 @@ fn gates(runtime: &Arc<dyn Runtime>, names: &[&str], options: &GpuOptions) -> Re
     if failed > 0 { Err(format!("{failed} gates failed").into()) } else { Ok(()) }
 }
 
-fn small(device: &str, name: &str) -> Result<(), Box<dyn Error>> {
+fn small(device: &str, name: &str, only: Option<&str>) -> Result<(), Box<dyn Error>> {
     let runtime = open(device)?;
     let golden = Golden::load(name);
     let folder = checkpoint(&golden).ok_or("no checkpoint")?;
-    for (mode, options) in [("eager", GpuOptions::default())].into_iter().chain(other_modes()) {
+    let modes = [("eager", GpuOptions::default())].into_iter().chain(other_modes());
+    for (mode, options) in modes.filter(|(mode, _)| only.is_none_or(|only| only == *mode)) {
         // Stores of the vendor's library by the bulk copy engine are invisible to initcheck; and a graph takes far more
         // memory below a sanitizer.
         let graphs = GraphOptions { budget_bytes: 8 << 30, ..options.graphs };

@@ -231,7 +231,8 @@ impl Modes {
     /// Refuses what can't be had on a device where that was asked for, and may not be left out.
     pub(super) fn check_device(&self, device: &Device) -> Result<(), LoadError> {
         let refused = |(setting, asked): (&'static str, String)| {
-            self.instead(setting, device).map(|(_, why)| format!("{setting} {asked} can't be had: not applicable: {why}"))
+            self.instead(setting, device)
+                .map(|(_, why)| format!("{setting} {asked} can't be had: not applicable: {why}"))
         };
         match self.given().into_iter().find_map(refused) {
             Some(why) if self.request.strict => Err(LoadError::Setting { flag: "--strict", why }),
