@@ -11,6 +11,7 @@ mod cell;
 mod error;
 mod graphs;
 mod owned;
+mod process;
 mod runtime;
 mod sampling;
 mod step;
@@ -22,6 +23,7 @@ pub use cell::{Cell, Part, Replay, StepShape};
 pub use error::DeviceError;
 pub use graphs::{GraphMode, GraphReport, RecordedCell, RefusedCell};
 pub use owned::{DeviceMemory, Event, Graph, PinnedMemory, Stream};
+pub use process::end_process;
 pub use runtime::{
     CompiledKernel, Compiler, DevicePtr, EventId, FunctionId, Gemm, GemmOperands, GemmShape, GemmType, GraphId,
     KernelResources, KernelSource, Launch, MemInfo, ModuleId, Runtime, RuntimeInfo, StreamId,

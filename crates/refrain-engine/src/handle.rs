@@ -6,6 +6,7 @@ use crate::scheduler::Rank;
 use crate::shared::{Command, Life, Line, Shared, Submission};
 use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
 use refrain_device::{Backend, Cell, DeviceInfo, Trace};
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -40,27 +41,32 @@ impl Engine {
         config.validate()?;
         let shared = Arc::new(Shared::new(config, &*backend, policy));
         let (commands, received) = channel();
-        let (life, watched) = watch::channel(Life::Running);
-        let seen = Arc::clone(&shared);
+        let (life, seen) = (shared.life.subscribe(), Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("refrain-engine".to_owned()).spawn(move || {
-            let mut runner = Runner::new(backend, seen, received);
+            let mut runner = Runner::new(backend, Arc::clone(&seen), received);
             // Dropped before the runner, so that whoever finds a channel closed can see why.
-            let mut last_words = LastWords { life, says: Life::Died };
+            let mut last_words = LastWords { shared: seen, says: Life::Died };
             last_words.says = runner.run();
         })?;
-        Ok(EngineHandle { shared, commands, life: watched, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(EngineHandle { shared, commands, life, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 }
 
 /// Says how the engine thread ended: also when it panicked.
 struct LastWords {
-    life: watch::Sender<Life>,
+    shared: Arc<Shared>,
     says: Life,
 }
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        self.life.send_replace(self.says);
+        // Who was abandoned is dead, whatever became of it later.
+        self.shared.life.send_if_modified(|life| {
+            *life == Life::Running && {
+                *life = self.says;
+                true
+            }
+        });
     }
 }
 
@@ -224,10 +230,10 @@ impl EngineHandle {
         self.shared.line().accepting && self.is_alive()
     }
 
-    /// How long the present step has been running, if that is longer than 30 s and than five times the longest step so
-    /// far: the device hangs.
-    pub fn stuck(&self) -> Option<Duration> {
-        self.shared.watch.stuck()
+    /// How long the present step has been running, if that is longer than `least` and than five times the longest step
+    /// so far: the device hangs.
+    pub fn stuck(&self, least: Duration) -> Option<Duration> {
+        self.shared.watch.stuck(least)
     }
 
     /// Takes no new requests, finishes all that were accepted, then ends the thread. Returns at once.
@@ -241,10 +247,30 @@ impl EngineHandle {
         self.close(Command::Stop);
     }
 
-    /// Ends the thread at the next step and waits until it has given its device back. A process that ends without it
-    /// takes the driver's library away from under the thread.
+    /// Takes the thread for dead at once, without waiting for its step, which may never end: every request fails with
+    /// [`RequestFailure::EngineDied`], and nobody waits for the thread any more. The process should end then.
+    pub fn abandon(&self) {
+        self.stop();
+        self.shared.abandoned.store(true, Release);
+        self.shared.life.send_replace(Life::Died);
+    }
+
+    /// Whether the thread was [abandoned](EngineHandle::abandon).
+    pub fn is_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Acquire)
+    }
+
+    /// Ends the thread at the next step and waits until it has given its device back, unless it was abandoned. A process
+    /// that ends without it takes the driver's library away from under the thread.
     pub fn stop_and_join(&self) {
         self.stop();
+        if self.is_abandoned() {
+            return;
+        }
+        self.join();
+    }
+
+    pub(crate) fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A thread that panicked has said so, and is gone too.
         let _ = thread.map(JoinHandle::join);
@@ -270,6 +296,13 @@ impl EngineHandle {
     }
 }
 
+async fn died(life: &mut watch::Receiver<Life>) {
+    // An error means that all handles are gone; the channel of events closes then.
+    if life.wait_for(|life| *life == Life::Died).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The events of one request. Dropping it cancels the request within one step.
 #[derive(Debug)]
 pub struct RequestStream {
@@ -287,11 +320,16 @@ impl RequestStream {
         if self.ended {
             return None;
         }
-        let event = self.events.recv().await;
+        let event = tokio::select! {
+            biased;
+            event = self.events.recv() => event,
+            // An engine that was abandoned closes no channel.
+            () = died(&mut self.life) => self.events.try_recv().ok(),
+        };
         Some(self.seen(event))
     }
 
-    /// The same for callers without an async runtime.
+    /// The same for callers without an async runtime. Of an engine that is abandoned meanwhile it never returns.
     ///
     /// # Panics
     /// When called from inside an async task.

@@ -4,10 +4,11 @@ use crate::policy::Policy;
 use crate::scheduler::Rank;
 use crate::{EngineConfig, EngineMetrics, Event, Load, Request, SubmitError};
 use refrain_device::{Backend, DeviceInfo, Trace};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
 /// What callers tell the engine thread.
 pub(crate) enum Command {
@@ -98,6 +99,10 @@ pub(crate) struct Shared {
     pub metrics: EngineMetrics,
     /// The watch on the steps.
     pub watch: StepWatch,
+    /// How the engine thread is.
+    pub life: watch::Sender<Life>,
+    /// Whether nobody waits for the engine thread any more.
+    pub abandoned: AtomicBool,
     policy: Arc<Mutex<Policy>>,
     line: Mutex<Line>,
 }
@@ -115,6 +120,8 @@ impl Shared {
             config,
             device: backend.device().clone(),
             watch: StepWatch::new(),
+            life: watch::Sender::new(Life::Running),
+            abandoned: AtomicBool::new(false),
             policy,
             line: Mutex::new(Line { accepting: true, next_arrival: 0, load, seconds_per_request: 0.0 }),
         }
@@ -166,16 +173,13 @@ impl StepWatch {
         self.longest.fetch_max((self.now() + 1).saturating_sub(began), Relaxed);
     }
 
-    /// How long the present step has run, if that is far too long.
-    pub fn stuck(&self) -> Option<Duration> {
+    /// How long the present step has run, if that is longer than `least` and far too long.
+    pub fn stuck(&self, least: Duration) -> Option<Duration> {
         let began = self.began.load(Relaxed).checked_sub(1)?;
         let elapsed = Duration::from_millis(self.now().saturating_sub(began));
-        too_long(elapsed, Duration::from_millis(self.longest.load(Relaxed))).then_some(elapsed)
+        let longest = Duration::from_millis(self.longest.load(Relaxed));
+        (elapsed > least.max(longest * 5)).then_some(elapsed)
     }
-}
-
-fn too_long(elapsed: Duration, longest: Duration) -> bool {
-    elapsed > Duration::from_secs(30).max(longest * 5)
 }
 
 #[cfg(test)]
@@ -183,14 +187,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_stuck_after_30_s_and_five_times_the_longest() {
+    fn a_step_is_stuck_after_the_given_time_and_five_times_the_longest() {
         let seconds = Duration::from_secs;
-        assert!(!too_long(seconds(30), seconds(0)));
-        assert!(too_long(seconds(31), seconds(6)));
-        assert!(!too_long(seconds(31), seconds(7)));
-        let watch = StepWatch::new();
+        let mut watch = StepWatch::new();
+        assert_eq!(watch.stuck(Duration::ZERO), None);
         watch.begin();
-        assert_eq!(watch.stuck(), None);
+        watch.epoch -= seconds(20);
+        assert!(watch.stuck(seconds(19)).is_some_and(|elapsed| elapsed >= seconds(20)));
+        assert_eq!(watch.stuck(seconds(30)), None);
+        watch.longest.store(5000, Relaxed);
+        assert_eq!(watch.stuck(seconds(1)), None);
+        watch.longest.store(3000, Relaxed);
+        assert!(watch.stuck(seconds(1)).is_some());
         watch.end();
         assert_eq!(watch.began.load(Relaxed), 0);
     }

@@ -598,3 +598,23 @@ fn metrics_count_what_happened() {
         assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
     }
 }
+
+#[tokio::test]
+async fn requests_of_an_abandoned_engine_fail_and_nobody_waits_for_its_thread() {
+    let (engine, steps, permits) = start_gated(config(2, 64));
+    let mut first = engine.submit(greedy(vec![1, 2], 3)).unwrap();
+    steps.recv().unwrap();
+    let mut second = engine.submit(greedy(vec![1], 3)).unwrap();
+    engine.abandon();
+    for stream in [&mut first, &mut second] {
+        assert_eq!(stream.next().await, Some(Event::Failed(RequestFailure::EngineDied)));
+        assert_eq!(stream.next().await, None);
+    }
+    engine.stop_and_join();
+    assert!(engine.is_dead() && engine.is_abandoned() && !engine.is_accepting());
+    assert!(matches!(engine.submit(greedy(vec![1], 3)), Err(SubmitError::NotRunning | SubmitError::ShuttingDown)));
+    // Whatever becomes of the thread later: it stays dead.
+    drop(permits);
+    engine.join();
+    assert!(engine.is_dead());
+}

@@ -84,7 +84,7 @@ impl Default for ServeOptions {
 }
 
 /// Serves the API until `shutdown` is ready, then drains: `/readyz` and new requests answer 503 at once, running
-/// requests finish, and after the timeout the engine fails the rest.
+/// requests finish, and after the timeout the engine fails the rest. One whose step doesn't end is abandoned.
 ///
 /// # Errors
 /// When the engine ends without having been told to.
@@ -110,7 +110,11 @@ pub async fn serve(
         tracing::warn!("{} requests did not finish in time and are ended", state.in_flight());
         state.engine().stop();
         // They still have to be told.
-        let _ = timeout(LAST_STEP, state.idle()).await;
+        if timeout(LAST_STEP, state.idle()).await.is_err() {
+            tracing::error!("the present step does not end: the engine is left behind");
+            state.engine().abandon();
+            let _ = timeout(LAST_BYTES, state.idle()).await;
+        }
     }
     accepting.shutdown().await;
     for socket in sockets {

@@ -8,8 +8,11 @@ use refrain_engine::EngineHandle;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+
+/// Time of a step after which the server is not healthy, unless its steps are that long.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// Settings of the HTTP server. The names are those of vLLM's flags.
 #[derive(Clone, Debug)]
@@ -170,7 +173,7 @@ impl AppState {
     /// Whether the engine works, or has ended because it was told to.
     pub(crate) fn is_live(&self) -> bool {
         let engine = self.engine();
-        (engine.is_alive() || self.is_draining()) && engine.stuck().is_none()
+        (engine.is_alive() || self.is_draining()) && engine.stuck(STUCK).is_none()
     }
 
     /// Requests for text that are being answered.
