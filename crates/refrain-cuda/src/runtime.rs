@@ -37,7 +37,7 @@ impl CudaRuntime {
         let count = devices::count(driver)?;
         if index >= count {
             let there = if count == 1 { "only cuda:0".to_owned() } else { format!("cuda:0 to cuda:{}", count - 1) };
-            return Err(unavailable(format!("there is no cuda:{index}, {there}")));
+            return Err(unavailable(format!("there is no cuda:{index}, {} finds {there}", driver.describe())));
         }
         let device = devices::device(driver, index)?;
         let summary = devices::summary(driver, index, device)?;

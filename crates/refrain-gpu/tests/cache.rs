@@ -59,7 +59,7 @@ fn a_kernel_is_found_again_by_whoever_opens_the_folder() {
     assert_eq!((mode(&folder), mode(&only_file(&folder))), (0o700, 0o600));
     cache.put(&key(1), &compiled(2, 50)).unwrap();
     assert_eq!(cache.get(&key(1)), Cached::Found(compiled(2, 50)), "the later one counts");
-    cache.remove(&key(1));
+    cache.remove(&key(1)).unwrap();
     assert_eq!(cache.get(&key(1)), Cached::Missing);
 }
 
@@ -117,7 +117,10 @@ fn what_is_no_entry_of_this_user_is_not_taken() {
     cache.put(&key(1), &compiled(1, 3)).unwrap();
     fs::rename(&path, folder.path().join("elsewhere")).unwrap();
     symlink(folder.path().join("elsewhere"), &path).unwrap();
-    refused("");
+    refused("; it is removed");
+    fs::create_dir(&path).unwrap();
+    refused("it is not a file; remove it yourself, since that failed: ");
+    fs::remove_dir(&path).unwrap();
     // The entry of one kernel under the name of another.
     fs::rename(folder.path().join("elsewhere"), &path).unwrap();
     cache.put(&key(2), &compiled(2, 3)).unwrap();

@@ -208,7 +208,7 @@ pub enum LoadError {
         fits: Vec<String>,
     },
     /// The backend can't be loaded.
-    #[error(transparent)]
+    #[error("{}{}", .0, what_helps(.0))]
     Device(#[from] DeviceError),
     /// The engine can't be started.
     #[error(transparent)]
@@ -217,6 +217,25 @@ pub enum LoadError {
 
 fn what_fits(flags: &[String]) -> String {
     if flags.is_empty() { String::new() } else { format!("; it would be enough with {}", flags.join(", or with ")) }
+}
+
+/// What to do about an error of a device that doesn't say so itself.
+fn what_helps(error: &DeviceError) -> &'static str {
+    match error {
+        DeviceError::OutOfMemory { what: "pinned host memory", .. } => {
+            "; give this process more memory that may be locked (ulimit -l, the container's limit), or run it with \
+             --device cpu"
+        }
+        DeviceError::OutOfMemory { .. } => {
+            "; end what else holds memory of the device, or ask for less (--gpu-memory-utilization, --max-model-len, \
+             --max-num-seqs), or use another --device"
+        }
+        DeviceError::Compile { .. } => {
+            "\nLet another compiler do it (--gpu-library-dir names the folder of another CUDA or HIP), or use a pack of \
+             kernels that were compiled ahead (--kernel-pack-dir)"
+        }
+        _ => "",
+    }
 }
 
 /// A model whose weights have not been read, the program for it, and the plan of its memory.

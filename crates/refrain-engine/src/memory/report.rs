@@ -124,9 +124,14 @@ pub(super) fn too_little(request: &MemoryRequest) -> MemoryError {
             )
         }
         None => format!(
-            "the model needs {model}, but --gpu-memory-utilization {} of the {usable} that may be used is {}",
+            "the model needs {model}, but --gpu-memory-utilization {} of the {usable} that may be used is {}; {}",
             request.utilization,
-            human_bytes(request.budget())
+            human_bytes(request.budget()),
+            if request.fixed() < request.usable_bytes {
+                "raise it, or use a device with more memory"
+            } else {
+                "use a device with more memory (--device)"
+            }
         ),
     })
 }

@@ -27,7 +27,7 @@ pub enum Cached {
     Found(CompiledKernel),
     /// Nothing.
     Missing,
-    /// There was an entry that can't be used and is gone now: which file, and what was wrong.
+    /// There is an entry that can't be used: what was wrong, which file, and whether it is gone now.
     Damaged(String),
 }
 
@@ -60,8 +60,11 @@ impl KernelCache {
         match self.folder.read(&name, self.limit).and_then(|found| found.map(decode).transpose()) {
             Ok(found) => found.map_or(Cached::Missing, Cached::Found),
             Err(why) => {
-                self.folder.remove(&name);
-                Cached::Damaged(format!("{}: {why}", self.folder().join(name).display()))
+                let file = self.folder().join(&name).display().to_string();
+                Cached::Damaged(match self.folder.remove(&name) {
+                    Ok(()) => format!("{file}: {why}; it is removed"),
+                    Err(error) => format!("{file}: {why}; remove it yourself, since that failed: {error}"),
+                })
             }
         }
     }
@@ -94,8 +97,11 @@ impl KernelCache {
     }
 
     /// Throws the entry of a key away, if there is one.
-    pub fn remove(&self, key: &Digest) {
-        self.folder.remove(&file_name(key));
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(&self, key: &Digest) -> io::Result<()> {
+        self.folder.remove(&file_name(key))
     }
 }
 

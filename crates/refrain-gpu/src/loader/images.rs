@@ -107,16 +107,24 @@ impl Images {
                     let place = format!("the cache {}", cache.folder().display());
                     match self.load_stored(runtime, &compiled.image, unit, &place)? {
                         Some(module) => {
-                            if let (Err(error), Some(described)) = (&compiler, &described) {
-                                self.note(format!("kernels are those that {described} compiled before: {error}"));
+                            match (&compiler, &described) {
+                                (Err(error), Some(described)) => {
+                                    self.note(format!("kernels are those that {described} compiled before: {error}"));
+                                }
+                                // What is found by this compiler's name is found again when it is gone.
+                                (Ok(_), Some(described)) => drop(cache.note_compiler(&info.arch, described)),
+                                _ => {}
                             }
                             return Ok((module, Origin::Cache));
                         }
-                        None => cache.remove(key),
+                        None => {
+                            // The note says that it can't be loaded; it is overwritten if it can't be removed.
+                            let _ = cache.remove(key);
+                        }
                     }
                 }
                 Cached::Missing => {}
-                Cached::Damaged(why) => self.note(format!("the cached code of {unit} was damaged, and is gone: {why}")),
+                Cached::Damaged(why) => self.note(format!("the cached code of {unit} is damaged: {why}")),
             }
         }
         let compiler = compiler.map_err(|error| self.no_code(unit, info, &error))?;
@@ -126,7 +134,8 @@ impl Images {
             && let Err(error) = cache.put(key, &compiled).and_then(|()| cache.note_compiler(&info.arch, described))
             && !self.put_failed.swap(true, Ordering::Relaxed)
         {
-            self.note_unused_cache(&CacheError::Io { path: cache.folder().to_owned(), source: error });
+            let folder = cache.folder().display();
+            self.note(format!("{unit} is not kept on disk, and others may not be either: {folder}: {error}"));
         }
         Ok((module, Origin::Compiler))
     }

@@ -136,9 +136,12 @@ impl PrivateFolder {
         Ok(())
     }
 
-    /// Throws a file away, if there is one.
-    pub fn remove(&self, name: &str) {
-        let _ = fs::remove_file(self.path.join(name));
+    /// Throws a file away.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
     }
 
     /// Removes the files with this extension that were used longest ago until the rest is within `limit` bytes, and

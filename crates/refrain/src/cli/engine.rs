@@ -161,8 +161,9 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DIR", value_parser = existing_folder)]
     pub kernel_pack_dir: Vec<PathBuf>,
 
-    /// A folder with the libraries of CUDA or HIP, looked at before the system's; may be given several times
-    #[arg(long, value_name = "DIR")]
+    /// A folder with the libraries of CUDA or HIP, or the file of HIP's library, looked at before the system's; may be
+    /// given several times
+    #[arg(long, value_name = "PATH")]
     pub gpu_library_dir: Vec<PathBuf>,
 
     /// Architecture of an AMD or Hygon GPU, such as gfx906 [default: what its driver tells]

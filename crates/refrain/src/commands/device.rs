@@ -34,14 +34,10 @@ pub fn run(args: &DeviceCommandArgs) -> anyhow::Result<()> {
     let text = if args.json {
         serde_json::to_string_pretty(&report.json).context("can't write the report")? + "\n"
     } else {
-        report.text
+        report.text.clone()
     };
     print(text.as_bytes())?;
-    match (report.failed, report.unchecked) {
-        (0, 0) => Ok(()),
-        (0, unchecked) => bail!("{unchecked} of the devices could not be checked"),
-        (failed, _) => bail!("{failed} of the checked kernels are wrong"),
-    }
+    report.outcome()
 }
 
 /// The GPUs of a choice: each one opened, or why it can't be used.
@@ -77,11 +73,23 @@ struct Report {
     json: Vec<Value>,
     /// Kernels that are wrong.
     failed: usize,
-    /// Devices whose check was asked for and came to no end.
+    /// Devices whose check was asked for and came to no end, or left something out.
     unchecked: usize,
+    /// Devices that could not be measured.
+    unmeasured: usize,
 }
 
 impl Report {
+    /// How the command ends.
+    fn outcome(&self) -> anyhow::Result<()> {
+        match (self.failed, self.unchecked, self.unmeasured) {
+            (0, 0, 0) => Ok(()),
+            (0, 0, unmeasured) => bail!("{unmeasured} of the devices could not be measured"),
+            (0, unchecked, _) => bail!("{unchecked} of the devices could not be checked"),
+            (failed, _, _) => bail!("{failed} of the checked kernels are wrong"),
+        }
+    }
+
     fn line(&mut self, line: &str) {
         self.text += line;
         self.text.push('\n');
@@ -121,6 +129,7 @@ impl Report {
             Ok(memory) => memory,
             Err(error) => {
                 self.unchecked += usize::from(args.check);
+                self.unmeasured += 1;
                 return self.unusable(&name, &error);
             }
         };
@@ -149,6 +158,7 @@ impl Report {
         let measured = match measured.transpose() {
             Ok(measured) => measured,
             Err(error) => {
+                self.unmeasured += 1;
                 self.line(&format!("        can't be measured: {error}"));
                 problem = Some(format!("can't be measured: {error}"));
                 None
@@ -225,7 +235,11 @@ impl Report {
                 "roofline_share": share,
             }));
         }
+        if let (true, Some(only)) = (rows.is_empty(), &args.only) {
+            bail!("no case has {only:?} in its name; without --only all of them are run and named");
+        }
         if let Some(error) = without_code {
+            self.unchecked += 1;
             let count = rows.iter().filter(|row| row["problem"] == "no code").count();
             self.line(&format!("        {count} of {} cases could not be checked: {error}", rows.len()));
         }
@@ -292,6 +306,20 @@ mod tests {
         assert_eq!((report.json.len(), report.unchecked, report.failed), (2, 2, 0), "{}", report.text);
         assert!(report.json[0]["problem"].as_str().is_some_and(|why| why.starts_with("can't be checked: ")));
         assert!(report.text.contains("        can't be checked: "), "{}", report.text);
+        assert!(report.outcome().is_err());
+    }
+
+    #[test]
+    fn checking_nothing_is_an_error() {
+        let check = ["refrain", "device", "--device", "sim", "--check", "--only", "no such kernel"];
+        let Ok((Cli { command: Command::Device(args), .. }, _)) = refrain::cli::parse(check.map(OsString::from)) else {
+            panic!("it is a command");
+        };
+        let sim: Arc<dyn Runtime> = refrain_sim::SimRuntime::new(refrain_sim::SimOptions::default());
+        let mut report = Report::default();
+        report.gpu(&sim, &GpuSettings::default(), &Products::Own(String::new()), &args);
+        assert!(report.text.contains("no case has \"no such kernel\" in its name"), "{}", report.text);
+        assert_eq!(report.outcome().unwrap_err().to_string(), "1 of the devices could not be checked");
     }
 
     #[test]

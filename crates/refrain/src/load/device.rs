@@ -68,7 +68,7 @@ impl fmt::Display for DeviceChoice {
 /// What GPUs are looked for and compiled with.
 #[derive(Clone, Debug, Default)]
 pub struct GpuSettings {
-    /// Folders with the libraries of CUDA or HIP, before those that the system knows.
+    /// Folders with the libraries of CUDA or HIP, before those that the system knows; or the file of HIP's library.
     pub library_dirs: Vec<PathBuf>,
     /// Architecture of an AMD or Hygon GPU, instead of what its driver tells.
     pub arch: Option<String>,
@@ -94,7 +94,11 @@ impl GpuSettings {
 
     /// How the HIP libraries are looked for.
     pub fn hip(&self) -> HipOptions {
-        HipOptions { library_dirs: self.library_dirs.clone(), arch: self.arch.clone(), ..HipOptions::default() }
+        // A file is the library itself, whatever it is called.
+        let (files, library_dirs): (Vec<_>, Vec<_>) =
+            self.library_dirs.iter().cloned().partition(|path| path.is_file());
+        let library = files.into_iter().next();
+        HipOptions { library, library_dirs, arch: self.arch.clone(), ..HipOptions::default() }
     }
 
     /// Where kernels are looked for.
