@@ -14,7 +14,26 @@ const LIMITS: StepLimits =
     StepLimits { max_tokens: 8192, max_segments: 256, max_logit_rows: 256, max_model_len: 32_768 };
 
 /// Element types of weights and activations that packs are for; the cache is of the same or of eight bits.
-const TYPES: [Dtype; 3] = [Dtype::Bf16, Dtype::F16, Dtype::F32];
+const TYPES: [Types; 5] = [
+    Types::same(Dtype::Bf16),
+    Types::same(Dtype::F16),
+    Types::same(Dtype::F32),
+    // --dtype float32 of what is stored in less.
+    Types { weights: Dtype::Bf16, activations: Dtype::F32 },
+    Types { weights: Dtype::F16, activations: Dtype::F32 },
+];
+
+#[derive(Clone, Copy, Debug)]
+struct Types {
+    weights: Dtype,
+    activations: Dtype,
+}
+
+impl Types {
+    const fn same(dtype: Dtype) -> Types {
+        Types { weights: dtype, activations: dtype }
+    }
+}
 
 /// The kernels of some models on some targets, in every type, and those that measure a device. Those that
 /// other settings of passes need are compiled when they are used.
@@ -46,26 +65,27 @@ pub fn budgeted(arch: &str) -> Result<Vec<Kernel>> {
     let target = &targets(arch, &[])?[0];
     let large: Vec<Model> = published().into_iter().filter(|model| model.name == "4b").collect();
     let mut kernels: BTreeSet<Kernel> = measure_kernels().into();
-    kernels.extend(of_models(&large, &[Dtype::Bf16, Dtype::F16], Way::Eager, target)?);
-    kernels.extend(of_models(&of_tests(), &TYPES, Way::Eager, target)?);
-    kernels.extend(of_models(&large, &[Dtype::Bf16], Way::Compiled, target)?);
-    kernels.extend(of_models(&of_tests()[..1], &[Dtype::F32], Way::Compiled, target)?);
+    kernels.extend(of_models(&large, &TYPES[..2], Way::Eager, target)?);
+    kernels.extend(of_models(&of_tests(), &TYPES[..3], Way::Eager, target)?);
+    kernels.extend(of_models(&large, &TYPES[..1], Way::Compiled, target)?);
+    kernels.extend(of_models(&of_tests()[..1], &[Types::same(Dtype::F32)], Way::Compiled, target)?);
     Ok(kernels.into_iter().collect())
 }
 
-fn of_models(models: &[Model], types: &[Dtype], way: Way, target: &Target) -> Result<Vec<Kernel>> {
+fn of_models(models: &[Model], types: &[Types], way: Way, target: &Target) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
-    for (model, dtype) in models.iter().flat_map(|model| types.iter().map(move |dtype| (model, *dtype))) {
-        kernels.extend(of_model(model, dtype, way, target, &LIMITS)?);
+    for (model, types) in models.iter().flat_map(|model| types.iter().map(move |types| (model, *types))) {
+        kernels.extend(of_model(model, types, way, target, &LIMITS)?);
     }
     Ok(kernels)
 }
 
-fn of_model(model: &Model, dtype: Dtype, way: Way, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
+fn of_model(model: &Model, types: Types, way: Way, target: &Target, limits: &StepLimits) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     let compile = (way == Way::Compiled).then(CompileOptions::default);
-    for kv_cache in [CacheDtype::of_activations(dtype), dtype.into(), Fp8::E4m3.into(), Fp8::E5m2.into()] {
-        let options = BuildOptions { weights: dtype, activations: dtype, kv_cache };
+    let Types { weights, activations } = types;
+    for kv_cache in [CacheDtype::of_activations(activations), activations.into(), Fp8::E4m3.into(), Fp8::E5m2.into()] {
+        let options = BuildOptions { weights, activations, kv_cache };
         let program = Program::build(&model.config, &options).with_context(|| model.name)?;
         kernels.extend(required_kernels(&program, compile.as_ref(), target, limits, true));
         // Without a library of products other kernels take its place.
@@ -86,7 +106,7 @@ mod tests {
         for model in published() {
             for target in ["sm_80", "sm_90a", "gfx906"].map(|arch| targets(arch, &[]).unwrap().remove(0)) {
                 let kernels = |limits| {
-                    let kernels = of_model(&model, Dtype::Bf16, Way::Compiled, &target, limits).unwrap();
+                    let kernels = of_model(&model, TYPES[0], Way::Compiled, &target, limits).unwrap();
                     kernels.into_iter().collect::<BTreeSet<_>>()
                 };
                 let packed = kernels(&LIMITS);
