@@ -52,7 +52,17 @@ fn for_steps(
     shape: &StepShape,
     most_rows: usize,
 ) -> CompiledSteps {
-    let Compiled { program: after, applied } = compile(program, &options.passes, most_rows);
+    // Of a prompt the step in one kernel does nothing: its chunks go through the ops that the pass has put together.
+    let mut counted = options.passes;
+    let decodes = shape.segments.iter().all(|&(tokens, _)| tokens == 1);
+    counted.fuse_gdn_decode &= decodes;
+    let Compiled { program: after, mut applied } = compile(program, &counted, most_rows);
+    for pass in applied.iter_mut().filter(|pass| pass.pass == "fuse_gdn_decode" && options.passes.fuse_gdn_decode) {
+        pass.not_applicable = pass.not_applicable.take().map(|why| match decodes {
+            true => why,
+            false => "only where a sequence decodes one token".to_owned(),
+        });
+    }
     let ceilings: &Ceilings = &options.ceilings;
     let effect = |applied: Applied| {
         let saved = applied.bytes_saved;

@@ -3,13 +3,17 @@ use crate::testing::{BF16, any_config, dense, one_gdn_layer, qwen_4b, qwen_27b, 
 use proptest::prelude::*;
 
 fn explained(program: &Program, tokens: usize) -> Explanation {
+    explained_with(program, tokens, PassConfig { fuse_gdn_decode: false, ..PassConfig::default() })
+}
+
+fn explained_with(program: &Program, tokens: usize, passes: PassConfig) -> Explanation {
     let options = ExplainOptions {
         model: "test".to_owned(),
         tokens: NonZeroUsize::new(tokens).unwrap(),
         block_tokens: 16,
         ceilings: Ceilings { bytes_per_second: 20e9, flops_per_second: 1.5e12 },
         ceilings_source: "assumed".to_owned(),
-        passes: PassConfig { fuse_gdn_decode: false, ..PassConfig::default() },
+        passes,
         endpoints: vec![8],
         fuses_any_product: false,
     };
@@ -71,6 +75,19 @@ fn scripts_can_read_it() {
     // 15 sums with a norm after them, each read once less in f32 by 8192 tokens.
     assert_eq!((&pass["places"], &pass["step_bytes_saved"]), (&15.into(), &(15 * 256 * 4 * 8192).into()));
     assert_eq!(json["decode"]["cost"]["weight_bytes"], explanation.decode.cost.weight_bytes);
+}
+
+/// Of a prompt everything goes chunk by chunk, and the fused step has nothing to do.
+#[test]
+fn what_only_decoding_saves_is_not_counted_for_a_prompt() {
+    let program = Program::build(&tinytales(), &BF16).unwrap();
+    let (on, off) = (explained_with(&program, 100, PassConfig::default()).compiled, explained(&program, 100).compiled);
+    assert_eq!((on[0].ops, on[1].ops), (off[0].ops - 6, off[1].ops));
+    assert_eq!(on[1].seconds, off[1].seconds);
+    let why = |steps: &CompiledSteps| steps.passes[1].applied.not_applicable.clone();
+    assert_eq!(why(&on[1]).unwrap(), "only where a sequence decodes one token");
+    assert_eq!(why(&off[1]).unwrap(), "switched off");
+    assert_eq!(why(&on[0]), None);
 }
 
 proptest! {

@@ -59,7 +59,7 @@ impl fmt::Display for Passes {
         }
         let saved = |range: &CompiledRange| range.applied.iter().map(|applied| applied.launches_saved).sum::<usize>();
         let saved = self.0.iter().map(|range| saved(range).to_string()).collect();
-        writeln!(f, "  {:<24}{}", "launches saved", columns(saved))
+        writeln!(f, "  {:<24}{}", "launches saved, at most", columns(saved))
     }
 }
 
