@@ -108,9 +108,11 @@ impl GpuBackend {
         let ranges: Vec<CompiledRange> = compiled.iter().map(|(range, _)| range.clone()).collect();
         let prepare = |products: &Products| -> Result<(Programs, PrepareReport), DeviceError> {
             let gemm = products.are_the_library_s();
-            let lower =
-                |(program, layout)| Lowering::new(&Places { program, layout, base, target: &target, gemm }, &limits);
-            let all = [program].into_iter().chain(others.iter().copied());
+            let lower = |((program, most_rows), layout)| {
+                Lowering::new(&Places { program, layout, base, target: &target, gemm, most_rows }, &limits)
+            };
+            let all = [(program, u32::MAX)].into_iter();
+            let all = all.chain(others.iter().copied().zip(ranges.iter().map(|range| range.most_rows)));
             let lowerings: Vec<Lowering> = all.zip(&layouts).map(lower).collect();
             let report = kernels.prepare(&lower::kernels(lowerings.iter().flat_map(Lowering::all)), progress)?;
             let ready = lowerings.into_iter().map(|lowering| lowering.ready(&kernels));

@@ -143,6 +143,8 @@ pub(crate) struct Places<'a> {
     pub target: &'a Target,
     /// Whether there is a library of products.
     pub gemm: bool,
+    /// Rows of the largest step that the program is run for.
+    pub most_rows: u32,
 }
 
 impl Places<'_> {
@@ -299,7 +301,7 @@ impl Places<'_> {
         let (count, dtype) = (self.count(out), self.weight_dtype(weight));
         let operands = Linear { count, x: self.rows(x), weight: self.weight(weight), dtype, out: self.rows(out) };
         let library = self.gemm.then(|| gemm_shape(&operands)).flatten();
-        let variants = linear::variants(&operands, self.target, &self.step(), library.is_some());
+        let variants = linear::variants(&operands, self.target, &self.step(), library.is_some(), self.most_rows);
         let mut variants: Vec<(u32, Vec<Action>)> = variants
             .into_iter()
             .map(|(most, launches)| (most, launches.into_iter().map(Action::Launch).collect()))
@@ -379,9 +381,10 @@ pub fn required_kernels(
     let pools = refrain_device::PoolSizes { blocks: 1, slots: 1 };
     let compiled = compile.map(|options| compile_ranges(program, options)).unwrap_or_default();
     let mut ops = Vec::new();
-    for program in [program].into_iter().chain(compiled.iter().map(|(_, program)| program)) {
+    let ranges = compiled.iter().map(|(range, program)| (program, range.most_rows));
+    for (program, most_rows) in [(program, u32::MAX)].into_iter().chain(ranges) {
         let layout = Layout::new(program, limits, &pools, target);
-        let places = Places { program, layout: &layout, base: DevicePtr(0), target, gemm };
+        let places = Places { program, layout: &layout, base: DevicePtr(0), target, gemm, most_rows };
         ops.extend(places.lower());
         ops.push(places.lower_sampling(limits));
     }

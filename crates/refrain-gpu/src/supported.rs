@@ -38,7 +38,7 @@ fn check(program: &Program, target: &Target, limits: &StepLimits, gemm: bool) ->
         }
     }
     let layout = Layout::new(program, limits, &PoolSizes { blocks: 0, slots: 0 }, target);
-    let places = Places { program, layout: &layout, base: DevicePtr(0), target, gemm };
+    let places = Places { program, layout: &layout, base: DevicePtr(0), target, gemm, most_rows: u32::MAX };
     for (node, lowered) in program.nodes.iter().zip(places.lower()) {
         launches(&lowered, target, limits).map_err(|why| format!("{}: {why}", place(node)))?;
     }

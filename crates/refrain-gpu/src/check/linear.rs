@@ -41,6 +41,8 @@ enum Method {
     Plan(GemvPlan),
     /// The tile for so many rows.
     Tiled(u32),
+    /// The tile of a range of steps that ends with so many rows.
+    Range(u32),
 }
 
 impl Method {
@@ -50,8 +52,12 @@ impl Method {
             Method::Gemv(rows) => Gemv::choose(&linear, &around, target, rows).launches(target, step),
             Method::Plan(plan) => Gemv { linear, around, plan }.launches(target, step),
             Method::Tiled(rows) => {
-                let choices = Tile::choices(&linear, target);
+                let choices = Tile::choices(&linear, target, u32::MAX);
                 let choice = choices.into_iter().find(|(most, _)| rows <= *most);
+                Tiled { linear, tile: choice.expect("the last has no end").1 }.launches(target, step)
+            }
+            Method::Range(rows) => {
+                let choice = Tile::choices(&linear, target, rows).pop();
                 Tiled { linear, tile: choice.expect("the last has no end").1 }.launches(target, step)
             }
         }
@@ -60,7 +66,7 @@ impl Method {
     fn kernel(self) -> &'static str {
         match self {
             Method::Gemv(_) | Method::Plan(_) => "gemv",
-            Method::Tiled(_) => "gemm",
+            Method::Tiled(_) | Method::Range(_) => "gemm",
         }
     }
 }
@@ -99,6 +105,9 @@ fn ragged() -> Vec<Case> {
         add(rows + 3, [139, 104], BF16, Columns::among, Method::Tiled(rows as u32));
     }
     add(130, [140, 264], LOGITS, Columns::askew, Method::Tiled(130));
+    add(3, [139, 1160], BF16, Columns::among, Method::Gemv(3));
+    add(40, [139, 104], BF16, Columns::among, Method::Range(48));
+    add(161, [139, 104], BF16, Columns::among, Method::Range(180));
     cases.extend(bits::cases(&[LOGITS, F32, BF16_OF_F32]));
     cases
 }
@@ -159,6 +168,7 @@ fn case(product: Product, method: Method) -> Case {
         Method::Gemv(rows) => format!("for {rows} rows"),
         Method::Plan(plan) => format!("{plan:?}"),
         Method::Tiled(rows) => format!("tile for {rows} rows"),
+        Method::Range(rows) => format!("tile of a range to {rows} rows"),
     };
     let name = format!("{types}, {rows} x {inputs} by {outputs}, {how}");
     Case::new(method.kernel(), name, move |rig| run(rig, product, method))

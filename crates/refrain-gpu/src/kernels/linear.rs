@@ -82,31 +82,44 @@ fn mma_define(dtype: Dtype) -> &'static str {
 /// them.
 pub const GEMV_ROWS: u32 = 8;
 
-/// What computes a product, for up to how many rows, ascending. With a `library` of products the list ends where that
-/// takes over, else its last entry has no end.
-pub fn variants(linear: &Linear, target: &Target, step: &StepPointers, library: bool) -> Vec<(u32, Vec<LaunchSpec>)> {
-    let few = [1, 2, 4, GEMV_ROWS]
+/// For how many rows there is a [`Gemv`], in steps of at most `end`.
+fn few_rows(end: u32) -> Vec<u32> {
+    [1, 2, 4].into_iter().filter(|rows| *rows < end).chain([end.min(GEMV_ROWS)]).collect()
+}
+
+/// What computes a product in steps of at most `end` rows, for up to how many, ascending. With a `library` of products the
+/// list ends where that takes over, else its last entry has no end.
+pub fn variants(
+    linear: &Linear,
+    target: &Target,
+    step: &StepPointers,
+    library: bool,
+    end: u32,
+) -> Vec<(u32, Vec<LaunchSpec>)> {
+    let few = few_rows(end)
         .into_iter()
         .map(|rows| (rows, Gemv::choose(linear, &Around::default(), target, rows).launches(target, step)));
-    let many = Tile::choices(linear, target).into_iter().map(|(most, tile)| {
+    let many = Tile::choices(linear, target, end).into_iter().map(|(most, tile)| {
         let tiled = Tiled { linear: *linear, tile };
         (most, tiled.launches(target, step))
     });
     if library { few.collect() } else { few.chain(many).collect() }
 }
 
-/// What computes a product with what is around it, for up to how many rows, ascending; the last has no end. `None` where
-/// not even one row of it fits into shared memory.
+/// What computes a product with what is around it in steps of at most `end` rows, for up to how many, ascending; the last
+/// has no end. `None` where not even one row of it fits into shared memory.
 pub fn fused_variants(
     linear: &Linear,
     around: &Around,
     target: &Target,
     step: &StepPointers,
+    end: u32,
 ) -> Option<Vec<(u32, Vec<LaunchSpec>)>> {
-    let most = [(1, 1), (2, 2), (4, 4), (GEMV_ROWS, u32::MAX)];
-    let variant = |(rows, most)| {
+    let few = few_rows(end);
+    let last = few[few.len() - 1];
+    let variant = |rows| {
         let gemv = Gemv::choose(linear, around, target, rows);
-        gemv.fits(target).then(|| (most, gemv.launches(target, step)))
+        gemv.fits(target).then(|| (if rows == last { u32::MAX } else { rows }, gemv.launches(target, step)))
     };
-    most.into_iter().map(variant).collect()
+    few.into_iter().map(variant).collect()
 }

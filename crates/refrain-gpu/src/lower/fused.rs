@@ -84,7 +84,7 @@ impl Places<'_> {
         let (count, x) = (self.count(out), self.rows(prologue.x()));
         let (dtype, weight) = (self.weight_dtype(weight), self.weight(weight));
         let linear = Linear { count, x, weight, dtype, out: self.rows(out) };
-        let variants = linear::fused_variants(&linear, &around, self.target, &self.step())?;
+        let variants = linear::fused_variants(&linear, &around, self.target, &self.step(), self.most_rows)?;
         let actions = |launches: Vec<LaunchSpec>| launches.into_iter().map(Action::Launch).collect();
         let variants = variants.into_iter().map(|(most, launches)| (most, actions(launches))).collect();
         Some(Lowered::new(count, variants))

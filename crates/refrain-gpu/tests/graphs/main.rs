@@ -81,8 +81,9 @@ fn steps_are_replayed_around_what_depends_on_their_pieces() {
 
 #[test]
 fn compiled_programs_are_replayed_and_launched_for_their_ranges_of_rows() {
-    // Whole decode steps of four rows have another program than those of one, and others are launched.
-    let compile = CompileOptions { endpoints: vec![1, 8, 64], ..CompileOptions::default() };
+    // Whole decode steps of four rows have another program than those of one, and others are launched. The ranges have
+    // kernels of their own.
+    let compile = CompileOptions { endpoints: vec![1, 3, 8, 40, 64], ..CompileOptions::default() };
     let Some(ways) = check_compiled(GraphMode::FullDecodeOnly, 32, true, Some(compile)) else { return };
     assert!(ways[..4].iter().all(|way| way == "compiled"), "{ways:?}");
     assert_eq!([&ways[4], &ways[5]], ["compiled+graph(decode, 4)", "compiled+graph(decode, 1)"]);

@@ -16,7 +16,16 @@ pub(super) fn cases(types: &[Types]) -> Vec<Case> {
         let name = format!("{}, the same bits by every tile", dtype_name(types[1]));
         Case::new("gemm", name, move |rig| same(rig, types, [70, 104], &[16, 32, 64, 128], Method::Tiled))
     });
-    few.chain(many).collect()
+    let ranges = types.iter().flat_map(|&types| {
+        let name = |what: &str| format!("{}, the same bits by {what}", dtype_name(types[1]));
+        let few = name("the plans of ranges");
+        let many = name("the tiles of ranges");
+        [
+            Case::new("gemv", few, move |rig| same(rig, types, [43, 1096], &[1, 3, 6], Method::Gemv)),
+            Case::new("gemm", many, move |rig| same(rig, types, [70, 104], &[16, 48, 96], Method::Range)),
+        ]
+    });
+    few.chain(many).chain(ranges).collect()
 }
 
 /// The values that differ between a product of the most of `rows` at once and its parts of each other number of them.

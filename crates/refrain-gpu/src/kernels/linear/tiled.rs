@@ -23,23 +23,32 @@ pub enum Tile {
 const FMA_TILE: u32 = 64;
 
 impl Tile {
-    /// The tiles for a product, each with the most rows for which it is the best. With few rows the weights decide, and
-    /// deep stages keep them coming; with many, large tiles reuse what was read.
-    pub fn choices(linear: &Linear, target: &Target) -> Vec<(u32, Tile)> {
+    /// The tiles for a product in steps of at most `end` rows, each with the most rows for which it is the best; the last
+    /// has no end. With few rows the weights decide, and deep stages keep them coming; with many, large tiles reuse what
+    /// was read. The last one is made for `end`, so that a range of rows computes little that no row is there for.
+    pub fn choices(linear: &Linear, target: &Target, end: u32) -> Vec<(u32, Tile)> {
         if !linear.suits_mma(target) {
             return vec![(u32::MAX, Tile::Fma)];
         }
-        let tile = |shape, waves, stages| Tile::Mma { shape, waves, stages };
-        let choices = [
-            (16, tile([16, 64], [1, 4], 8)),
-            (32, tile([32, 64], [1, 4], 6)),
-            (64, tile([64, 64], [2, 2], 4)),
-            (u32::MAX, tile([128, 128], [2, 2], 4)),
-        ];
-        let mut choices = choices.to_vec();
+        let mut choices: Vec<(u32, Tile)> = [16, 32, 64].map(|rows| (rows, Tile::of(rows))).to_vec();
+        choices.retain(|(rows, _)| *rows < end);
+        choices.push((u32::MAX, Tile::of(end)));
         choices.retain(|(_, tile)| tile.shared_bytes() <= target.shared_bytes);
         choices.last_mut().expect("16 by 64 fits where there are tensor cores").0 = u32::MAX;
         choices
+    }
+
+    /// On tensor cores, for so many rows.
+    fn of(rows: u32) -> Tile {
+        let (shape, waves, stages) = match rows {
+            0..=16 => ([16, 64], [1, 4], 8),
+            17..=32 => ([32, 64], [1, 4], 6),
+            33..=48 => ([48, 64], [1, 4], 4),
+            49..=64 => ([64, 64], [2, 2], 4),
+            // As many tiles as of 128 rows, no larger than they must be.
+            _ => ([rows.div_ceil(rows.div_ceil(128)).next_multiple_of(32), 128], [2, 2], 4),
+        };
+        Tile::Mma { shape, waves, stages }
     }
 
     fn shared_bytes(&self) -> u32 {
