@@ -137,10 +137,7 @@ impl Policy {
         let counts = !overlaps || step.behind && next;
         let entry = &mut self.entries[step.entry];
         if self.mode == PolicyMode::Measured {
-            self.spent.all += seconds;
-            if step.candidate != entry.present {
-                self.spent.trying += seconds;
-            }
+            entry.spend(step.candidate, seconds, counts, &mut self.spent);
             if counts {
                 entry.measured(step.candidate, seconds);
             }

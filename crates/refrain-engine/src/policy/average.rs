@@ -33,6 +33,9 @@ impl Average {
     pub fn add(&mut self, seconds: f64) {
         if self.samples == 0 {
             self.seconds = seconds;
+        } else if self.samples == 1 {
+            // The first may have been held up by whatever, and nothing tells; hardly anything makes a step too fast.
+            self.seconds = seconds.min(self.seconds);
         } else {
             let weight = 1.0 / f64::from(self.samples.min(SLOWEST - 1) + 1);
             self.seconds += weight * (seconds.min(MOST * self.seconds) - self.seconds);
@@ -44,6 +47,15 @@ impl Average {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_first_two_the_one_that_was_held_up_does_not_count() {
+        for two in [[1.0, 50.0], [50.0, 1.0]] {
+            let mut average = Average::default();
+            two.into_iter().for_each(|seconds| average.add(seconds));
+            assert_eq!(average, Average { seconds: 1.0, samples: 2 });
+        }
+    }
 
     #[test]
     fn it_follows_a_change_and_shrugs_off_a_hitch() {

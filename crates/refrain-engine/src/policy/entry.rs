@@ -21,11 +21,19 @@ const KNOWN: u32 = 2;
 const TRY_EVERY: u32 = 64;
 const TRY_UNKNOWN: u32 = 8;
 
-/// ... unless it would cost more than so many times the best ...
+/// ... unless that would make tries take more than this part of the time.
+const TRY_SHARE: f64 = 0.015;
+
+/// What costs more than so many times the present one is tried more rarely ...
 const TRY_COST: f64 = 1.25;
 
-/// ... or tries would take more than this part of the time.
-const TRY_SHARE: f64 = 0.02;
+/// ... after so many steps of a kind at first, twice as many after each such look, and at most so many ...
+const LOOK_AFTER: u64 = 64;
+const LOOK_AFTER_MOST: u64 = 1 << 15;
+
+/// ... unless that would make such looks take more than this part of the time. It is a share of its own: cheap tries take
+/// all of theirs where they can, and would leave nothing for the dear ones.
+const LOOK_SHARE: f64 = 0.005;
 
 /// A cell that suits these steps, and what it costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +46,10 @@ pub struct Candidate {
     pub fixed: Average,
     /// Whether its graph has more rows than some of these steps.
     padded: bool,
+    /// The step of its kind from which on it may be looked at while it seems too dear to be tried.
+    look_at: u64,
+    /// After how many steps it may be looked at once more.
+    look_after: u64,
     /// Steps that were run so.
     pub steps: u64,
     /// Rows that graphs had and the steps had not, over all of them.
@@ -51,6 +63,8 @@ pub(super) struct Spent {
     pub all: f64,
     /// Of those that tried another cell than the best.
     pub trying: f64,
+    /// Of those that looked at one which seemed too dear to be tried.
+    pub looking: f64,
 }
 
 /// One kind of steps.
@@ -60,6 +74,8 @@ pub(super) struct Entry {
     pub candidates: Vec<Candidate>,
     /// Which of them is taken for the best.
     pub present: usize,
+    /// Steps in the measured way.
+    advanced: u64,
     /// Steps since the last try.
     since_try: u32,
     /// What is being tried, and for how many more steps.
@@ -80,15 +96,23 @@ impl Entry {
                 Some(other) if other.cell.rows > cell.rows => other.cell = *cell,
                 Some(_) => {}
                 None => {
-                    let (average, fixed) = (Average::default(), Average::default());
-                    candidates.push(Candidate { cell: *cell, average, fixed, padded: false, steps: 0, padding: 0 });
+                    candidates.push(Candidate {
+                        cell: *cell,
+                        average: Average::default(),
+                        fixed: Average::default(),
+                        padded: false,
+                        look_at: LOOK_AFTER,
+                        look_after: LOOK_AFTER,
+                        steps: 0,
+                        padding: 0,
+                    });
                 }
             }
         }
         for candidate in &mut candidates {
             candidate.padded = candidate.cell.replay != Replay::None && candidate.cell.rows > alike.rows.from;
         }
-        Entry { candidates, present: 0, since_try: 0, trying: None, apart: None, split: 0 }
+        Entry { candidates, present: 0, advanced: 0, since_try: 0, trying: None, apart: None, split: 0 }
     }
 
     /// The candidate of this rule.
@@ -108,27 +132,73 @@ impl Entry {
                 return;
             }
         }
-        self.since_try += 1;
-        if self.since_try < TRY_UNKNOWN || self.candidates.len() < 2 {
+        self.advanced += 1;
+        self.since_try = self.since_try.saturating_add(1);
+        if self.since_try < TRY_UNKNOWN || self.candidates[self.present].average.samples == 0 {
             return;
         }
-        let present = self.candidates[self.present].average;
-        // What was never measured is expected to cost as much as what runs: its first measurement will tell.
-        let expected = |candidate: &Candidate| match candidate.average.samples {
-            0 if candidate.average.seconds == 0.0 => present.seconds,
-            _ => candidate.average.seconds,
-        };
-        let others = self.candidates.iter().enumerate().filter(|(index, _)| *index != self.present);
-        let cheap = others.filter(|(_, other)| expected(other) <= TRY_COST * present.seconds);
-        let Some((index, least_known)) = cheap.min_by_key(|(_, other)| other.average.samples) else { return };
-        if least_known.average.samples >= KNOWN && self.since_try < TRY_EVERY {
-            return;
-        }
-        let cost = expected(least_known) * f64::from(burst);
-        if present.samples > 0 && spent.trying + cost <= TRY_SHARE * spent.all {
+        if let Some(index) = self.due_look(burst, spent).or_else(|| self.due_try(burst, spent)) {
             self.since_try = 0;
             self.trying = Some((index, burst));
         }
+    }
+
+    /// What seems too dear to be tried, and is to be looked at all the same: what is known of it may be wrong, or no longer
+    /// true.
+    fn due_look(&mut self, burst: u32, spent: &Spent) -> Option<usize> {
+        let affordable = |index: &usize| {
+            let cost = self.expected(*index) * f64::from(burst);
+            spent.looking + cost <= LOOK_SHARE * spent.all
+        };
+        let due = |index: &usize| self.is_dear(*index) && self.candidates[*index].look_at <= self.advanced;
+        // Not the least known alone: one that takes a thousand times as long would keep the others waiting.
+        let looks = (0..self.candidates.len()).filter(|index| due(index) && affordable(index));
+        let index = looks.min_by_key(|&index| self.candidates[index].average.samples)?;
+        let candidate = &mut self.candidates[index];
+        candidate.look_at = self.advanced + candidate.look_after;
+        // One measurement may have been an accident, so the second isn't put off.
+        if candidate.average.samples >= KNOWN {
+            candidate.look_after = LOOK_AFTER_MOST.min(2 * candidate.look_after);
+        }
+        Some(index)
+    }
+
+    /// What is to be tried.
+    fn due_try(&self, burst: u32, spent: &Spent) -> Option<usize> {
+        let cheap = (0..self.candidates.len()).filter(|&index| index != self.present && !self.is_dear(index));
+        let least_known = cheap.min_by_key(|&index| self.candidates[index].average.samples)?;
+        if self.candidates[least_known].average.samples >= KNOWN && self.since_try < TRY_EVERY {
+            return None;
+        }
+        let cost = self.expected(least_known) * f64::from(burst);
+        (spent.trying + cost <= TRY_SHARE * spent.all).then_some(least_known)
+    }
+
+    /// Seconds that a step is expected to take. What was never measured is expected to cost as much as what runs: its
+    /// first measurement will tell.
+    fn expected(&self, candidate: usize) -> f64 {
+        match self.candidates[candidate].average {
+            average if average.samples == 0 && average.seconds == 0.0 => self.seconds(self.present),
+            average => average.seconds,
+        }
+    }
+
+    /// Says for what a candidate's step was spent, which `counts` as a measurement or doesn't.
+    pub fn spend(&self, candidate: usize, seconds: f64, counts: bool, spent: &mut Spent) {
+        spent.all += seconds;
+        let surprising = counts && self.candidates[candidate].average.samples < KNOWN;
+        match candidate {
+            same if same == self.present => {}
+            dear if self.is_dear(dear) => spent.looking += seconds,
+            // What nobody could foresee happens to a cell once or twice, and would only put off finding the best.
+            _ if surprising => spent.trying += seconds.min(TRY_COST * self.seconds(self.present)),
+            _ => spent.trying += seconds,
+        }
+    }
+
+    /// Whether a candidate seems to cost so much more than the present one that it is only looked at, and rarely.
+    fn is_dear(&self, candidate: usize) -> bool {
+        self.expected(candidate) > TRY_COST * self.seconds(self.present)
     }
 
     /// Whether a whole graph was recorded for just such steps.
@@ -164,17 +234,22 @@ impl Entry {
 
     /// Takes a measurement of a candidate in.
     pub fn measured(&mut self, candidate: usize, seconds: f64) {
-        let known = self.candidates[candidate].average;
-        if known.samples == 0 && known.seconds > 0.0 {
+        let (before, was_dear) = (self.candidates[candidate].average, self.is_dear(candidate));
+        let average = &mut self.candidates[candidate].average;
+        average.add(seconds);
+        if before.samples < KNOWN && before.seconds > 0.0 {
             // What was assumed came from other steps. How the cells compare is still the best guess.
-            let scale = seconds / known.seconds;
+            let scale = average.seconds / before.seconds;
             let assumed = self.candidates.iter_mut().filter(|candidate| candidate.average.samples == 0);
             assumed.for_each(|candidate| candidate.average.seconds *= scale);
         }
-        self.candidates[candidate].average.add(seconds);
-        let too_slow = self.seconds(candidate) > TRY_COST * self.seconds(self.present);
+        if was_dear && before.samples >= KNOWN && seconds <= TRY_COST * self.seconds(self.present) {
+            // What was known of it is not true, or no longer. An average would take hundreds of looks to say so.
+            self.candidates[candidate].average = Average { seconds, samples: 1 };
+        }
         // A surprise isn't looked at longer than needed.
-        self.trying = self.trying.filter(|&(tried, _)| tried != candidate || !too_slow);
+        let dear = self.is_dear(candidate);
+        self.trying = self.trying.filter(|&(tried, _)| tried != candidate || !dear);
         self.settle();
     }
 
@@ -188,6 +263,11 @@ impl Entry {
         let sure = present.samples.min(self.candidates[best].average.samples) >= SURE;
         let hysteresis = if sure { SURE_HYSTERESIS } else { HYSTERESIS };
         if known(&self.candidates[self.present]) && self.seconds(best) < (1.0 - hysteresis) * present.seconds {
+            // What has served for long may do so again soon.
+            if present.samples >= SURE {
+                let left = &mut self.candidates[self.present];
+                (left.look_at, left.look_after) = (self.advanced + LOOK_AFTER, LOOK_AFTER);
+            }
             self.present = best;
         }
     }

@@ -84,13 +84,18 @@ struct Run {
 /// Runs steps of one kind whose cells cost `truth`, give or take `noise`.
 fn run(policy: &mut Policy, truth: [f64; 3], noise: f64, seed: u64, steps: u32) -> Run {
     let mut random = Noise(seed);
+    run_with(policy, steps, |way, _| truth[way] * (1.0 + noise * (2.0 * random.next() - 1.0)))
+}
+
+/// Runs steps of one kind of which each takes what `cost` says, of the cell's number and of how many ran in it before.
+fn run_with(policy: &mut Policy, steps: u32, mut cost: impl FnMut(usize, u32) -> f64) -> Run {
     let (mut run, mut now) = (Run::default(), policy.finished);
     let index = policy.ranges.index(&decode(8, 100));
     for _ in 0..steps {
         let present = policy.entries[index].present;
         let cell = policy.begin(&decode(8, 100), now);
         let way = WAYS.iter().position(|way| *way == cell).unwrap();
-        let seconds = truth[way] * (1.0 + noise * (2.0 * random.next() - 1.0));
+        let seconds = cost(way, run.steps[way]);
         now += seconds;
         policy.finish(now);
         run.seconds += seconds;
@@ -177,7 +182,7 @@ proptest! {
         let run = run(&mut policy, truth, noise, seed, steps);
         let lost = run.seconds / (least(truth) * f64::from(steps)) - 1.0;
         prop_assert!(lost < 0.035 + noise / 3.0, "{lost}: {run:?}");
-        prop_assert!(policy.spent.trying <= 0.0201 * policy.spent.all + 1e-2, "{:?}", policy.spent);
+        prop_assert!(policy.spent.trying + policy.spent.looking <= 0.0201 * policy.spent.all + 1e-2, "{:?}", policy.spent);
     }
 
     /// A calibration that was wrong: whoever it flattered is found out.
@@ -189,7 +194,37 @@ proptest! {
         prop_assert!(late.seconds / 1000.0 < 1.036 * least(truth), "{late:?}");
     }
 
-    /// Without a calibration, tries find the best, and a terrible cell is tried once.
+    /// A calibration that was wrong: whoever it slandered is found out, too, and what is as bad as it says costs little.
+    #[test]
+    fn slander_is_found_out(
+        truth in prop::array::uniform3(1e-3f64..1e-2),
+        claims in prop::array::uniform3(0.3f64..8.0),
+        noise in 0.0f64..0.1,
+        seed: u64,
+    ) {
+        let mut policy = policy(Some(std::array::from_fn(|way| truth[way] * claims[way])));
+        let all = run(&mut policy, truth, noise, seed, 100_000);
+        prop_assert!(all.seconds / 100_000.0 < (1.06 + noise / 3.0) * least(truth), "{all:?}");
+        let late = run(&mut policy, truth, noise, seed, 20_000);
+        prop_assert!(late.seconds / 20_000.0 < (1.04 + noise / 3.0) * least(truth), "{late:?}");
+        prop_assert!(policy.spent.trying + policy.spent.looking <= 0.0201 * policy.spent.all + 1e-1, "{:?}", policy.spent);
+    }
+
+    /// Without a calibration, the first measurement of any cell may be an accident.
+    #[test]
+    fn a_first_step_that_is_held_up_does_not_ban(
+        truth in prop::array::uniform3(1e-3f64..1e-2),
+        held_up in prop::array::uniform3(1.0f64..20.0),
+        known: bool,
+    ) {
+        let mut policy = policy(known.then_some(truth));
+        let all = run_with(&mut policy, 100_000, |way, before| truth[way] * if before == 0 { held_up[way] } else { 1.0 });
+        prop_assert!(all.seconds / 100_000.0 < 1.15 * least(truth), "{all:?}");
+        let late = run(&mut policy, truth, 0.0, 1, 20_000);
+        prop_assert!(late.seconds / 20_000.0 < 1.04 * least(truth), "{late:?}");
+    }
+
+    /// Without a calibration, tries find the best.
     #[test]
     fn without_a_calibration_tries_find_the_best(truth in prop::array::uniform3(1e-3f64..1e-2)) {
         let mut policy = policy(None);
@@ -218,10 +253,39 @@ fn a_cell_that_becomes_slow_is_left() {
 }
 
 #[test]
-fn a_surprise_is_not_looked_at_twice() {
+fn a_cell_that_was_slow_is_found_out() {
     let mut policy = policy(None);
-    let run = run(&mut policy, [1e-3, 1e-3, 0.5], 0.0, 1, 5000);
-    assert_eq!(run.steps[2], 1, "{run:?}");
+    let mut steps = 0;
+    let run = run_with(&mut policy, 1_000_000, |way, _| {
+        steps += 1;
+        [1.5e-3, 1.4e-3, if steps <= 2000 { 5e-3 } else { 1e-3 }][way]
+    });
+    assert!(run.steps[2] > 980_000, "{run:?}");
+}
+
+/// What an earlier start has got wrong doesn't stay, however sure it was.
+#[test]
+fn slander_in_a_kept_table_is_found_out() {
+    let truth = [2e-3, 1.5e-3, 1e-3];
+    let kept = [2e-3, 1.5e-3, 2e-3].map(|seconds| Average { seconds, samples: 100_000 });
+    let mut policy = policy(None);
+    let index = policy.ranges.index(&decode(8, 100));
+    policy.entries[index].set(&kept);
+    let run = run(&mut policy, truth, 0.0, 1, 10_000);
+    assert!(run.steps[2] > 9000, "{run:?}");
+}
+
+#[test]
+fn a_surprise_is_looked_at_ever_more_rarely() {
+    let (mut blank, truth) = (policy(None), [1e-3, 1e-3, 0.5]);
+    assert_eq!(run(&mut blank, truth, 0.0, 1, 5000).steps[2], 1, "one step of it takes as long as 500 others");
+    // No more than the share that looks have, and the first, which nobody could foresee.
+    let looks = run(&mut blank, truth, 0.0, 1, 1_000_000).steps[2];
+    assert!((2..=11).contains(&looks), "{looks}");
+    // Where the share would do for 2500 looks, their number is bounded.
+    let truth = [1e-3, 1e-3, 2e-3];
+    let looks = run(&mut policy(Some(truth)), truth, 0.0, 1, 1_000_000).steps[2];
+    assert!((20..60).contains(&looks), "{looks}");
 }
 
 /// Whoever compares modes must not teach the measured one what service would not have taught it.

@@ -155,6 +155,25 @@ fn on_any_launcher_measured_is_never_below_eager() {
     }
 }
 
+/// Also with two steps on their way, the best cell is used again soon after a calibration has slandered it.
+#[test]
+fn slander_is_found_out_however_steps_overlap() {
+    for depth in [1, 2] {
+        let clock = Clock::default();
+        let mut backend = Launcher::new(50e-6, &cells(), &clock);
+        let mut policy = Policy::new(PolicyMode::Measured, &cells(), &LIMITS, depth);
+        policy.calibrate(&mut bench(&mut backend, &|| clock.now()), 3.0).unwrap();
+        let step = decode(1, 100);
+        let honest = serve(&mut policy.clone(), &mut backend, &clock, &step, 20_000);
+        let index = policy.ranges.index(&step);
+        let mut claims: Vec<_> = policy.entries[index].candidates.iter().map(|candidate| candidate.average).collect();
+        claims[policy.entries[index].present].seconds *= 4.0;
+        policy.entries[index].set(&claims);
+        let slandered = serve(&mut policy, &mut backend, &clock, &step, 20_000);
+        assert!(slandered < 1.1 * honest, "{depth} at a time: {honest} s, {slandered} s with slander");
+    }
+}
+
 /// Where launching is slow, sequences that decode and a prompt are replayed one after the other instead of being launched
 /// together; elsewhere they share the weights.
 #[test]
