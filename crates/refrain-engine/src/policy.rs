@@ -54,6 +54,8 @@ struct Flying {
     begun: f64,
     /// Whether another was on its way then.
     behind: bool,
+    /// Whether it is traced.
+    traced: bool,
 }
 
 impl Policy {
@@ -104,9 +106,21 @@ impl Policy {
 
     /// A step begins at `now`, in seconds since any moment, in the cell that this gives.
     pub fn begin(&mut self, step: &StepShape, now: f64) -> Cell {
+        self.begin_step(step, now, false)
+    }
+
+    /// The same of a step that is traced. Nothing is learnt from it, and nothing tried: a trace makes steps slower, and
+    /// those most that are many launches.
+    pub fn begin_traced(&mut self, step: &StepShape, now: f64) -> Cell {
+        self.begin_step(step, now, true)
+    }
+
+    fn begin_step(&mut self, step: &StepShape, now: f64, traced: bool) -> Cell {
         let index = self.ranges.index(step);
         let entry = &mut self.entries[index];
-        if self.mode == PolicyMode::Measured {
+        if traced {
+            entry.stop_trying();
+        } else if self.mode == PolicyMode::Measured {
             // With several steps on their way the first and the last of a burst say nothing about the cell.
             let burst = if self.depth > 1 { self.depth + 2 } else { 1 };
             entry.advance(burst as u32, &self.spent);
@@ -116,7 +130,7 @@ impl Policy {
         chosen.steps += 1;
         chosen.padding += u64::from(chosen.cell.padding(step));
         let behind = !self.flying.is_empty();
-        self.flying.push_back(Flying { entry: index, candidate, begun: now, behind });
+        self.flying.push_back(Flying { entry: index, candidate, begun: now, behind, traced });
         debug_assert!(chosen.cell.suits(step), "{} for {step:?}", chosen.cell);
         chosen.cell
     }
@@ -133,10 +147,12 @@ impl Policy {
         // Where steps overlap, a step's time has the next one's beginning in it, so that it counts only if that was run
         // alike. Other phases than decode are long enough for it not to matter.
         let overlaps = self.depth > 1 && self.ranges.phase(step.entry) == Phase::Decode;
-        let next = self.flying.front().is_some_and(|next| (next.entry, next.candidate) == (step.entry, step.candidate));
+        let alike =
+            |next: &Flying| (next.entry, next.candidate, next.traced) == (step.entry, step.candidate, step.traced);
+        let next = self.flying.front().is_some_and(alike);
         let counts = !overlaps || step.behind && next;
         let entry = &mut self.entries[step.entry];
-        if self.mode == PolicyMode::Measured {
+        if self.mode == PolicyMode::Measured && !step.traced {
             entry.spend(step.candidate, seconds, counts, &mut self.spent);
             if counts {
                 entry.measured(step.candidate, seconds);
@@ -151,7 +167,8 @@ impl Policy {
     pub fn oldest(&self) -> Option<(f64, f64)> {
         let step = self.flying.front()?;
         let candidate = &self.entries[step.entry].candidates[step.candidate];
-        let average = if self.mode == PolicyMode::Measured { candidate.average } else { candidate.fixed };
+        let learns = self.mode == PolicyMode::Measured && !step.traced;
+        let average = if learns { candidate.average } else { candidate.fixed };
         (average.samples > 0).then_some((step.begun.max(self.finished), average.seconds))
     }
 

@@ -42,7 +42,7 @@ pub struct Candidate {
     pub cell: Cell,
     /// Seconds of a step, as a calibration and the measured rule have seen them.
     pub average: Average,
-    /// Seconds of a step under the fixed rules, from which nobody learns which cell is the best.
+    /// Seconds of a step under the fixed rules and of one that is traced, from which nobody learns which cell is the best.
     pub fixed: Average,
     /// Whether its graph has more rows than some of these steps.
     padded: bool,
@@ -143,6 +143,11 @@ impl Entry {
         }
     }
 
+    /// Ends a try, if there is one.
+    pub fn stop_trying(&mut self) {
+        self.trying = None;
+    }
+
     /// What seems too dear to be tried, and is to be looked at all the same: what is known of it may be wrong, or no longer
     /// true.
     fn due_look(&mut self, burst: u32, spent: &Spent) -> Option<usize> {
@@ -155,11 +160,11 @@ impl Entry {
         let looks = (0..self.candidates.len()).filter(|index| due(index) && affordable(index));
         let index = looks.min_by_key(|&index| self.candidates[index].average.samples)?;
         let candidate = &mut self.candidates[index];
-        candidate.look_at = self.advanced + candidate.look_after;
         // One measurement may have been an accident, so the second isn't put off.
         if candidate.average.samples >= KNOWN {
             candidate.look_after = LOOK_AFTER_MOST.min(2 * candidate.look_after);
         }
+        candidate.look_at = self.advanced + candidate.look_after;
         Some(index)
     }
 

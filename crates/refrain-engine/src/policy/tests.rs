@@ -306,6 +306,30 @@ fn nothing_is_learnt_under_a_fixed_rule() {
     assert_eq!((policy.spent.all, policy.spent.trying), (0.0, 0.0));
 }
 
+/// A trace makes steps slower: whoever looks where the time goes must not change it.
+#[test]
+fn nothing_is_learnt_from_traced_steps() {
+    let mut policy = policy(Some([1.2e-3, 1.1e-3, 1e-3]));
+    let (step, before) = (decode(8, 100), policy.table());
+    let mut now = 0.0;
+    for _ in 0..300 {
+        assert_eq!(policy.begin_traced(&step, now), WAYS[2], "the present one, and no try");
+        now += 5e-3;
+        policy.finish(now);
+    }
+    assert_eq!((policy.table(), policy.spent), (before.clone(), Spent::default()));
+    policy.begin_traced(&step, now);
+    assert!(
+        policy.oldest().is_some_and(|(_, seconds)| (seconds - 5e-3).abs() < 1e-9),
+        "they are paced by their own time"
+    );
+    policy.fail_newest();
+    policy.begin(&step, now);
+    assert!(policy.oldest().is_some_and(|(_, seconds)| seconds == 1e-3), "and the others by theirs");
+    policy.finish(now + 1.1e-3);
+    assert_ne!(policy.table(), before);
+}
+
 /// Medians of a few steps are noisy: padding is believed in only if it saves more than that.
 #[test]
 fn a_calibration_does_not_pad_for_nothing() {

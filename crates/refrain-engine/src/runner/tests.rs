@@ -9,7 +9,7 @@ use crate::{
 };
 use hash_model::{EOS, FAILS, Gate, HashModel, KILLS, LOSES, NOT_FINITE, PANICS, REFUSED, VOCAB, reference};
 use proptest::prelude::*;
-use refrain_device::{Cell, PoolSizes, SamplingLimits, Step};
+use refrain_device::{Cell, PoolSizes, SamplingLimits, Step, Trace};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -145,6 +145,23 @@ fn sequences_that_decode_are_a_step_of_their_own_where_that_is_faster() {
         });
         assert!(split > Some(2) && mixed <= 2, "{split:?} split, {mixed} whole");
         nothing_is_held(&engine);
+    }
+}
+
+/// Steps of a trace are slower than others, and not all cells alike.
+#[test]
+fn steps_that_are_traced_teach_the_policy_nothing() {
+    for (traced, learns) in [(0..0, true), (0..4, true), (0..1000, false)] {
+        let config = config(1, 16);
+        let backend = HashModel::new(config.step_limits(), config.pools, None, None, 1);
+        let cells = [Cell::EAGER, Cell { compiled: true, ..Cell::EAGER }];
+        let mut policy = Policy::new(PolicyMode::Measured, &cells, &config.step_limits(), 1);
+        Phase::ALL.into_iter().for_each(|phase| policy.tell(phase, 1e3));
+        let before = policy.table();
+        let engine = Engine::start_with(Box::new(backend), config, policy).unwrap();
+        engine.trace(Trace::new(traced.clone(), |_| {}));
+        answer(engine.submit(greedy(vec![1; 10], 20)).unwrap());
+        assert_eq!(engine.policy_table() != before, learns, "{traced:?}");
     }
 }
 

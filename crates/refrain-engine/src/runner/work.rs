@@ -8,7 +8,7 @@ use super::{Requests, Runner};
 use crate::sampling::Sampler;
 use crate::scheduler::{State, StepPlan, plan};
 use crate::shared::Shared;
-use crate::{Event, RequestFailure};
+use crate::{Event, Policy, RequestFailure};
 use refrain_device::{DeviceError, HostSpan, Segment, StepShape};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,7 +70,9 @@ impl Runner {
         }
         // A backend that panics leaves the states of this step's sequences undefined, as one that fails does; they are
         // never read again. So going on is sound, here and where the step is finished.
-        let cell = self.shared.policy().begin(&self.step.shape(), self.shared.watch.seconds());
+        let traced = self.trace.as_ref().is_some_and(|trace| trace.newest().is_some());
+        let begin = if traced { Policy::begin_traced } else { Policy::begin };
+        let cell = begin(&mut self.shared.policy(), &self.step.shape(), self.shared.watch.seconds());
         drop(planning);
         let call = AssertUnwindSafe((&mut *self.backend, &self.step));
         let begun = catch_unwind(|| {
