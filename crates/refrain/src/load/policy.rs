@@ -122,25 +122,31 @@ impl PolicyRequest {
                     .unwrap_or_default();
             }
         };
+        let mut checked = 0.0;
         if let Some(table) = kept.flatten() {
             let mut restored = policy.clone();
             let kinds = restored.restore(&table);
-            if kinds > 0 && restored.still_holds(&mut bench)? {
+            let begun = clock();
+            let holds = kinds > 0 && restored.still_holds(&mut bench)?;
+            checked = clock() - begun;
+            if holds {
                 *policy = restored;
-                let more = policy.calibrate(&mut bench, REST * budget)?;
+                let more = policy.calibrate(&mut bench, f64::min(REST * budget, budget - checked))?;
                 keep(timings, more, policy);
                 let (measured, all) = (more.before + more.measured, more.kinds);
                 return Ok(format!(
                     "{measured} of {all} kinds of steps measured, {} of them now in {:.1} s",
-                    more.measured, more.seconds
+                    more.measured,
+                    checked + more.seconds
                 ));
             }
             tracing::info!("steps cost something else than at an earlier start: they are measured anew");
             timings.iter().for_each(|timings| timings.remove(&key));
         }
-        let done = policy.calibrate(&mut bench, budget)?;
+        let done = policy.calibrate(&mut bench, budget - checked)?;
         keep(timings, done, policy);
-        Ok(format!("{} of {} kinds of steps measured in {:.1} s", done.measured, done.kinds, done.seconds))
+        let seconds = checked + done.seconds;
+        Ok(format!("{} of {} kinds of steps measured in {seconds:.1} s", done.measured, done.kinds))
     }
 }
 
