@@ -281,8 +281,7 @@ pub fn prepare(options: &LoadOptions) -> Result<Prepared, LoadError> {
     let stored = model.checkpoint.widest_matrix_dtype();
     let threads = options.threads.unwrap_or_else(refrain_cpu::default_threads);
     let setting = |why| LoadError::Setting { flag: "--compilation-config", why };
-    let modes = options.modes.resolve().map_err(setting)?;
-    modes.check_policy(options.policy.mode).map_err(setting)?;
+    let modes = options.modes.resolve(options.policy).map_err(setting)?;
     let cpu = CpuOptions {
         threads,
         precision: precision(options.dtype.unwrap_or(stored)),

@@ -12,7 +12,7 @@ use super::compilation::{CompilationConfig, size_of_flag};
 use super::model::ModelArgs;
 use super::trace::TraceArgs;
 use super::values::{DtypeArg, MaxModelLen, at_least_one, bytes, fraction, human_readable_int};
-use crate::load::{DeviceChoice, GpuSettings, LoadOptions, ModeRequest, PerformanceMode, PolicyRequest};
+use crate::load::{DeviceChoice, GpuSettings, LoadOptions, ModeRequest, Modes, PerformanceMode, PolicyRequest};
 
 /// Flags of vLLM that ask for what is not there yet: known, so that they are answered better than a misspelt flag is.
 #[derive(Args, Clone, Debug)]
@@ -238,6 +238,19 @@ pub struct CompileArgs {
 }
 
 impl CompileArgs {
+    /// Which way steps are run.
+    fn policy(&self) -> PolicyRequest {
+        PolicyRequest { mode: self.policy, budget: self.policy_budget }
+    }
+
+    /// What the flags come to together.
+    ///
+    /// # Errors
+    /// A sentence about what contradicts what.
+    pub fn modes(&self) -> Result<Modes, String> {
+        self.request().resolve(self.policy())
+    }
+
     /// What the flags ask for.
     fn request(&self) -> ModeRequest {
         let of_flags = CompilationConfig::of_flags(&self.cudagraph_capture_sizes, self.max_cudagraph_capture_size);
@@ -316,7 +329,7 @@ impl EngineArgs {
             scheduling_policy: scheduler.scheduling_policy.map(SchedulingPolicy::from),
             max_num_queued_reqs: scheduler.max_num_queued_reqs,
             max_num_queued_tokens: scheduler.max_num_queued_tokens,
-            policy: PolicyRequest { mode: compile.policy, budget: compile.policy_budget },
+            policy: compile.policy(),
             modes: compile.request(),
             device: device.device.unwrap_or_default(),
             gpu: device.gpu_settings(),
@@ -351,7 +364,7 @@ impl EngineArgs {
                         flag out, and raise --max-num-batched-tokens for larger steps"
                 .to_owned());
         }
-        self.compile.request().resolve()?.check_policy(self.compile.policy)
+        self.compile.modes().map(|_| ())
     }
 }
 

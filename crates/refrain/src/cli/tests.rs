@@ -80,6 +80,13 @@ fn what_is_not_there_yet_says_so() {
         ("--performance-mode interactivity --enforce-eager", "but with --enforce-eager there are none"),
         ("--policy graph --enforce-eager", "but with --enforce-eager there are none"),
         ("--policy compiled -cc.mode=NONE", "but with -cc.mode=NONE there are none"),
+        ("--policy eager -cc.mode=VLLM_COMPILE", "--policy eager has no use for -cc.mode=VLLM_COMPILE"),
+        ("--policy eager --cudagraph-capture-sizes 1", "because cudagraph_mode is NONE with --policy eager"),
+        (
+            "--policy eager --policy-budget 2",
+            "--policy-budget 2 has no effect, because nothing is measured for --policy eager",
+        ),
+        ("--enforce-eager --policy-budget 2", "steps can be run in one way only with --enforce-eager"),
         ("--ssl-certfile a.pem", "proxy"),
         ("--speculative-config {}", "not available yet"),
         ("--pipeline-parallel-size 2", "not available yet"),

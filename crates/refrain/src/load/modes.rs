@@ -7,7 +7,7 @@ use refrain_engine::PolicyMode;
 use refrain_gpu::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, default_decode_sizes, default_prefill_sizes};
 use refrain_program::{CompileOptions, PassConfig};
 
-use super::{Device, LoadError, Settings, human_bytes};
+use super::{Device, LoadError, PolicyRequest, Settings, human_bytes};
 use crate::cli::Origin;
 use crate::cli::compilation::{CompilationConfig, CompilationMode, Sizes};
 
@@ -90,11 +90,11 @@ pub struct Modes {
 }
 
 impl ModeRequest {
-    /// Everything together.
+    /// Everything together, and with the rule for the ways to run steps.
     ///
     /// # Errors
     /// A sentence about a key that was given twice, or about two flags that contradict each other.
-    pub fn resolve(&self) -> Result<Modes, String> {
+    pub fn resolve(&self, policy: PolicyRequest) -> Result<Modes, String> {
         let config = CompilationConfig::merge(&self.configs).map_err(|why| format!("--compilation-config: {why}"))?;
         self.refuse_contradictions(&config)?;
         let derived = |flag: &str| Origin::Derived(flag.to_owned());
@@ -111,13 +111,21 @@ impl ModeRequest {
         for (pass, on) in &config.passes {
             assert!(passes.set(pass, *on), "there is no pass {pass}, and its key was accepted");
         }
-        let modes = Modes {
+        let mut modes = Modes {
             compile: asked(config.mode, compile, &origin),
             passes,
             graphs: asked(config.cudagraph_mode, graphs, &origin),
             config,
             request: self.clone(),
         };
+        modes.check_policy(policy)?;
+        // Nothing is compiled, recorded or reserved for ways that a fixed rule never takes.
+        if let Some(rule @ (PolicyMode::Eager | PolicyMode::Compiled)) = policy.mode {
+            modes.graphs.rule_out("cudagraph_mode", GraphMode::None, rule)?;
+            if rule == PolicyMode::Eager {
+                modes.compile.rule_out("mode", CompilationMode::None, rule)?;
+            }
+        }
         modes.refuse_idle_keys()?;
         Ok(modes)
     }
@@ -145,7 +153,20 @@ impl ModeRequest {
     }
 }
 
-impl<T: Display> Asked<T> {
+impl<T: Display + PartialEq> Asked<T> {
+    /// Replaces a mode that a fixed rule has no use for, unless somebody wanted it.
+    fn rule_out(&mut self, key: &str, none: T, rule: PolicyMode) -> Result<(), String> {
+        if self.mode == none {
+            return Ok(());
+        }
+        if self.origin != Origin::Default {
+            let flag = self.flag(key);
+            return Err(format!("--policy {rule} has no use for {flag}; leave one of them out"));
+        }
+        *self = Asked { mode: none, origin: Origin::Derived(format!("--policy {rule}")) };
+        Ok(())
+    }
+
     /// What set the mode, for people: the flag that it comes from, or its key.
     fn flag(&self, key: &str) -> String {
         match &self.origin {
@@ -158,6 +179,11 @@ impl<T: Display> Asked<T> {
 /// A setting for what another one has ruled out.
 fn contradiction(what: &str, other: &str) -> Result<(), String> {
     Err(format!("{what}, but with {other} there are none; leave one of them out"))
+}
+
+/// A setting that another one leaves without effect.
+fn no_effect(what: &str, why: &str) -> String {
+    format!("{what} has no effect, because {why}; leave one of them out")
 }
 
 /// What was given for a mode, or else its default.
@@ -184,14 +210,18 @@ impl Modes {
             (on.unwrap_or("pass_config"), uncompiled && on.is_some()),
         ];
         if let Some((key, _)) = idle.into_iter().find(|(_, idle)| *idle) {
-            let (name, mode) = match key.contains("capture") {
-                true => ("cudagraph_mode", graphs.to_string()),
-                false => ("mode", compile.to_string()),
+            let (name, mode, origin) = match key.contains("capture") {
+                true => ("cudagraph_mode", graphs.to_string(), &self.graphs.origin),
+                false => ("mode", compile.to_string(), &self.compile.origin),
             };
-            return Err(format!("{key} has no effect, because {name} is {mode}; leave it out, or give another {name}"));
+            return Err(match origin {
+                Origin::Derived(flag) => no_effect(key, &format!("{name} is {mode} with {flag}")),
+                _ => format!("{key} has no effect, because {name} is {mode}; leave it out, or give another {name}"),
+            });
         }
         if graphs == GraphMode::None && self.request.graph_memory_budget.is_some() {
-            return Err("--graph-memory-budget has no effect, because cudagraph_mode is NONE; leave it out".to_owned());
+            let flag = self.graphs.flag("cudagraph_mode");
+            return Err(no_effect("--graph-memory-budget", &format!("cudagraph_mode is NONE with {flag}")));
         }
         if self.request.performance_mode == Some(PerformanceMode::Interactivity) {
             let what = "--performance-mode interactivity records graphs";
@@ -206,22 +236,28 @@ impl Modes {
         Ok(())
     }
 
-    /// Refuses a rule for the ways to run steps where the modes leave none of its ways.
-    ///
-    /// # Errors
-    /// A sentence that names both.
-    pub fn check_policy(&self, policy: Option<PolicyMode>) -> Result<(), String> {
-        let Some(policy) = policy else { return Ok(()) };
+    /// Refuses a rule for the ways to run steps where the modes leave none of its ways, and seconds for measuring where
+    /// nothing is to be measured.
+    fn check_policy(&self, policy: PolicyRequest) -> Result<(), String> {
         let compiled = self.compile.mode != CompilationMode::None;
         let replayed = self.graphs.mode != GraphMode::None;
         let (mode, graphs) = (self.compile.flag("mode"), self.graphs.flag("cudagraph_mode"));
-        match policy {
-            PolicyMode::Compiled if !compiled => contradiction("--policy compiled runs compiled steps", &mode),
-            PolicyMode::Graph | PolicyMode::EagerGraph if !replayed => {
-                contradiction(&format!("--policy {policy} replays graphs"), &graphs)
+        let both = if mode == graphs { mode.clone() } else { format!("{mode} and {graphs}") };
+        if let Some(seconds) = policy.budget {
+            let budget = format!("--policy-budget {seconds}");
+            if let Some(rule) = policy.mode.filter(|rule| *rule != PolicyMode::Measured) {
+                return Err(no_effect(&budget, &format!("nothing is measured for --policy {rule}")));
             }
-            PolicyMode::Static if !compiled && !replayed => {
-                let both = if mode == graphs { mode } else { format!("{mode} and {graphs}") };
+            if !compiled && !replayed {
+                return Err(no_effect(&budget, &format!("steps can be run in one way only with {both}")));
+            }
+        }
+        match policy.mode {
+            Some(PolicyMode::Compiled) if !compiled => contradiction("--policy compiled runs compiled steps", &mode),
+            Some(rule @ (PolicyMode::Graph | PolicyMode::EagerGraph)) if !replayed => {
+                contradiction(&format!("--policy {rule} replays graphs"), &graphs)
+            }
+            Some(PolicyMode::Static) if !compiled && !replayed => {
                 contradiction("--policy static takes compiled steps and graphs", &both)
             }
             _ => Ok(()),

@@ -65,10 +65,6 @@ impl PolicyRequest {
     ) -> Result<Started, LoadError> {
         let begun = Instant::now();
         let mode = self.mode.unwrap_or_default();
-        if mode != PolicyMode::Measured && self.budget.is_some() {
-            let why = format!("nothing is measured for --policy {mode}; leave it out");
-            return Err(LoadError::Setting { flag: "--policy-budget", why });
-        }
         let cells = backend.cells().to_vec();
         let mut policy = Policy::new(mode, &cells, &subject.limits, backend.depth());
         let effective = match mode.without_effect(&cells) {

@@ -5,6 +5,13 @@ use refrain_sim::{SimOptions, SimRuntime};
 
 const LIMITS: StepLimits = StepLimits { max_tokens: 256, max_segments: 40, max_logit_rows: 72, max_model_len: 512 };
 
+/// No rule for the ways to run steps.
+const ANY: PolicyRequest = PolicyRequest { mode: None, budget: None };
+
+fn rule(mode: PolicyMode) -> PolicyRequest {
+    PolicyRequest { mode: Some(mode), budget: None }
+}
+
 fn config(texts: &[&str]) -> ModeRequest {
     let configs = texts.iter().map(|text| CompilationConfig::parse(text).unwrap()).collect();
     ModeRequest { configs, ..ModeRequest::default() }
@@ -23,7 +30,7 @@ fn sim() -> Device {
 }
 
 fn table(request: &ModeRequest, device: &Device) -> String {
-    let modes = request.resolve().unwrap();
+    let modes = request.resolve(ANY).unwrap();
     let graphs = modes.graph_options_for(&LIMITS).unwrap();
     let mut settings = Settings::default();
     modes.describe(&mut settings, device, &LIMITS, &graphs);
@@ -34,7 +41,7 @@ fn table(request: &ModeRequest, device: &Device) -> String {
 fn levels_are_where_keys_begin() {
     let modes = |level: Option<u8>, texts: &[&str]| {
         let request = ModeRequest { optimization_level: level, ..config(texts) };
-        let modes = request.resolve().unwrap();
+        let modes = request.resolve(ANY).unwrap();
         (modes.compile.mode, modes.graphs.mode)
     };
     use CompilationMode::{None, VllmCompile};
@@ -65,7 +72,7 @@ fn contradictions_are_named() {
         interactivity(&[".cudagraph_mode=NONE"]),
         interactivity(&[".cudagraph_capture_sizes=[1]"]),
     ];
-    let mut messages: Vec<String> = requests.iter().map(|request| request.resolve().unwrap_err()).collect();
+    let mut messages: Vec<String> = requests.iter().map(|request| request.resolve(ANY).unwrap_err()).collect();
     let none = config(&[".mode=NONE", ".cudagraph_mode=NONE"]);
     let level = ModeRequest { optimization_level: Some(0), ..ModeRequest::default() };
     for (request, policy) in [
@@ -75,20 +82,56 @@ fn contradictions_are_named() {
         (&eager(config(&[])), PolicyMode::Static),
         (&eager(config(&[])), PolicyMode::EagerGraph),
         (&level, PolicyMode::Compiled),
+        (&config(&[".mode=VLLM_COMPILE", ".cudagraph_mode=FULL"]), PolicyMode::Eager),
+        (&config(&[".mode=VLLM_COMPILE"]), PolicyMode::Eager),
+        (&config(&[".cudagraph_capture_sizes=1,4"]), PolicyMode::Eager),
+        (&config(&[".compile_sizes=1"]), PolicyMode::Eager),
+        (&config(&[".cudagraph_mode=FULL"]), PolicyMode::Compiled),
+        (&config(&[".prefill_capture_sizes=64"]), PolicyMode::Compiled),
+        (&ModeRequest { graph_memory_budget: Some(1 << 20), ..ModeRequest::default() }, PolicyMode::Compiled),
+        (&interactivity(&[]), PolicyMode::Compiled),
+        (&ModeRequest { optimization_level: Some(2), ..ModeRequest::default() }, PolicyMode::Eager),
     ] {
-        messages.push(request.resolve().unwrap().check_policy(Some(policy)).unwrap_err());
+        messages.push(request.resolve(rule(policy)).unwrap_err());
+    }
+    let measuring = |mode| PolicyRequest { mode, budget: Some(2.0) };
+    for (request, policy) in [
+        (&config(&[]), measuring(Some(PolicyMode::Eager))),
+        (&eager(config(&[])), measuring(None)),
+        (&none, measuring(Some(PolicyMode::Measured))),
+    ] {
+        messages.push(request.resolve(policy).unwrap_err());
     }
     insta::assert_snapshot!(messages.join("\n"));
-    eager(config(&[".cudagraph_mode=NONE", ".mode=0", ".pass_config.fuse_silu_mul=false"])).resolve().unwrap();
+    eager(config(&[".cudagraph_mode=NONE", ".mode=0", ".pass_config.fuse_silu_mul=false"])).resolve(ANY).unwrap();
     let fine = [
         (config(&[".mode=NONE"]), PolicyMode::Static),
         (config(&[".cudagraph_mode=NONE"]), PolicyMode::Compiled),
         (eager(config(&[])), PolicyMode::Eager),
         (eager(config(&[])), PolicyMode::Measured),
+        (config(&[".mode=NONE", ".cudagraph_mode=NONE"]), PolicyMode::Eager),
+        (config(&[".mode=VLLM_COMPILE"]), PolicyMode::Compiled),
     ];
     for (request, policy) in fine {
-        request.resolve().unwrap().check_policy(Some(policy)).unwrap();
+        request.resolve(rule(policy)).unwrap();
     }
+    config(&[".mode=NONE"]).resolve(measuring(None)).unwrap();
+}
+
+#[test]
+fn nothing_is_made_that_a_fixed_rule_never_runs() {
+    let with = |mode| {
+        let modes = ModeRequest::default().resolve(rule(mode)).unwrap();
+        (modes.compile_options().is_some(), modes.graph_options().mode, modes.graphs.origin, modes.compile.origin)
+    };
+    let derived = |flag: &str| Origin::Derived(flag.to_owned());
+    let eager = derived("--policy eager");
+    assert_eq!(with(PolicyMode::Eager), (false, GraphMode::None, eager.clone(), eager));
+    let compiled = derived("--policy compiled");
+    assert_eq!(with(PolicyMode::Compiled), (true, GraphMode::None, compiled, Origin::Default));
+    let all = (true, GraphMode::FullAndPiecewise, Origin::Default, Origin::Default);
+    assert_eq!(with(PolicyMode::Graph), all);
+    assert_eq!(with(PolicyMode::Static), all);
 }
 
 #[test]
@@ -115,7 +158,7 @@ fn the_table_says_what_was_asked_for_and_what_runs() {
 
 #[test]
 fn what_is_to_be_strict_fails_on_a_device_without_it() {
-    let strict = |request: ModeRequest| ModeRequest { strict: true, ..request }.resolve().unwrap();
+    let strict = |request: ModeRequest| ModeRequest { strict: true, ..request }.resolve(ANY).unwrap();
     let error = strict(config(&[".cudagraph_mode=FULL"])).check_device(&cpu()).unwrap_err().to_string();
     assert!(error.starts_with("--strict: cudagraph_mode FULL can't be had: not applicable"), "{error}");
     let budget = ModeRequest { graph_memory_budget: Some(1 << 20), ..ModeRequest::default() };
@@ -140,13 +183,13 @@ fn what_is_to_be_strict_fails_on_a_device_without_it() {
 #[test]
 fn ranges_are_those_that_were_given_and_the_one_of_few_rows() {
     let endpoints =
-        |texts: &[&str]| config(texts).resolve().unwrap().compile_options().map(|options| options.endpoints);
+        |texts: &[&str]| config(texts).resolve(ANY).unwrap().compile_options().map(|options| options.endpoints);
     assert_eq!(endpoints(&[]), Some(vec![8]));
     assert_eq!(endpoints(&[".compile_ranges_endpoints=[256,64]"]), Some(vec![8, 64, 256]));
     assert_eq!(endpoints(&[".compile_sizes=[1,100]"]), Some(vec![1, 8, 99, 100]));
     assert_eq!(endpoints(&[".mode=eager"]), None);
     let check =
-        |text: &str| config(&[text]).resolve().unwrap().check_ranges(&LIMITS).map_err(|error| error.to_string());
+        |text: &str| config(&[text]).resolve(ANY).unwrap().check_ranges(&LIMITS).map_err(|error| error.to_string());
     check(".compile_ranges_endpoints=[256]").unwrap();
     for (text, size) in [
         (".compile_ranges_endpoints=[8,16384]", 16384),
@@ -162,7 +205,7 @@ fn ranges_are_those_that_were_given_and_the_one_of_few_rows() {
 #[test]
 fn the_largest_size_is_recorded_as_it_was_given() {
     let sizes = |request: &ModeRequest| {
-        let options = request.resolve().unwrap().graph_options_for(&LIMITS);
+        let options = request.resolve(ANY).unwrap().graph_options_for(&LIMITS);
         options.map(|options| options.decode_sizes.unwrap()).map_err(|error| error.to_string())
     };
     let most = |most| config(&[&format!(".max_cudagraph_capture_size={most}")]);
@@ -182,11 +225,11 @@ fn a_budget_in_which_nothing_fits_is_an_error() {
     let cell = Cell { compiled: false, replay: Replay::Full, part: Part::Decode, rows: 1 };
     let refused = vec![RefusedCell { cell, why: "it needs 2 MiB".to_owned() }];
     let report = GraphReport { mode: GraphMode::Full, refused, ..GraphReport::default() };
-    let modes = ModeRequest { graph_memory_budget: Some(1024), ..ModeRequest::default() }.resolve().unwrap();
+    let modes = ModeRequest { graph_memory_budget: Some(1024), ..ModeRequest::default() }.resolve(ANY).unwrap();
     let error = modes.check_report(&report).unwrap_err().to_string();
     assert!(error.starts_with("--graph-memory-budget: 1.00 KiB") && error.contains("it needs 2 MiB"), "{error}");
     // Nobody has asked for that budget, or something did fit.
-    ModeRequest::default().resolve().unwrap().check_report(&report).unwrap();
+    ModeRequest::default().resolve(ANY).unwrap().check_report(&report).unwrap();
     let recorded = vec![RecordedCell { cell, graphs: 1, nodes: 9, bytes: 0, seconds: 0.1 }];
     modes.check_report(&GraphReport { recorded, ..report }).unwrap();
 }
