@@ -280,12 +280,19 @@ fn graph_mode(value: &Value) -> Result<GraphMode, String> {
     }
 }
 
+/// From which likeness on, of 0 to 1, a name may be a misspelt other one.
+const ALIKE: f64 = 0.8;
+
 /// A name that has no effect here: fine with the value that asks for what is done anyway, else answered with why not.
 fn without_effect(what: &str, name: &str, value: &Value, known: &[keys::Key]) -> Result<(), String> {
     let Some(key) = known.iter().find(|known| known.name == name) else {
-        let likeness = |key: &&keys::Key| (strsim::jaro_winkler(key.name, name) * 1e6) as u64;
-        let nearest = known.iter().max_by_key(likeness).map_or("", |key| key.name);
-        return Err(format!("{name}: there is no such {what}; did you mean {nearest}?"));
+        let useful = || known.iter().filter(|known| known.other.is_none()).map(|known| known.name);
+        let like =
+            useful().map(|known| (strsim::jaro_winkler(known, name), known)).filter(|(likeness, _)| *likeness > ALIKE);
+        return Err(match like.max_by(|a, b| a.0.total_cmp(&b.0)) {
+            Some((_, nearest)) => format!("{name}: there is no such {what}; did you mean {nearest}?"),
+            None => format!("{name}: there is no such {what}; there are {}", useful().collect::<Vec<_>>().join(", ")),
+        });
     };
     let Some(Other { why, harmless }) = key.other else { return Err(format!("{name}: it can't stand here")) };
     if harmless.contains(&value.to_string().as_str()) { Ok(()) } else { Err(format!("{name}: {why}")) }
