@@ -18,9 +18,9 @@ pub struct ExplainOptions {
     pub tokens: NonZeroUsize,
     /// Tokens in one KV block.
     pub block_tokens: usize,
-    /// The ceilings of the machine.
-    pub ceilings: Ceilings,
-    /// Where the ceilings come from, for the heading: `measured on this machine`.
+    /// The ceilings of the machine; `None` leaves out what rests on them.
+    pub ceilings: Option<Ceilings>,
+    /// Where the ceilings come from, for the heading: `measured on this machine`; or why there are none.
     pub ceilings_source: String,
     /// Which passes run.
     pub passes: PassConfig,
@@ -45,14 +45,14 @@ pub struct Explanation {
     pub sections: Vec<Section>,
     /// What must lie in memory.
     pub memory: Memory,
-    /// The ceilings of the machine.
-    pub ceilings: Ceilings,
-    /// Where the ceilings come from.
+    /// The ceilings of the machine, if they are known.
+    pub ceilings: Option<Ceilings>,
+    /// Where the ceilings come from, or why there are none.
     pub ceilings_source: String,
-    /// The prompt in one step.
-    pub prefill: Estimate,
-    /// One token of one sequence behind that prompt.
-    pub decode: Estimate,
+    /// The prompt in one step, under the ceilings.
+    pub prefill: Option<Estimate>,
+    /// One token of one sequence behind that prompt, under the ceilings.
+    pub decode: Option<Estimate>,
     /// What the passes make of the program.
     pub compiled: Vec<CompiledSteps>,
 }
@@ -124,6 +124,7 @@ pub struct PlacedTensor {
 /// Explains a validated program.
 pub fn explain(program: &Program, options: &ExplainOptions) -> Explanation {
     let tokens = options.tokens.get();
+    let estimate = |shape: StepShape| options.ceilings.map(|ceilings| program.estimate(&shape, &ceilings));
     Explanation {
         model: options.model.clone(),
         schedule: schedule(program),
@@ -133,8 +134,8 @@ pub fn explain(program: &Program, options: &ExplainOptions) -> Explanation {
         memory: memory(program, tokens, options.block_tokens),
         ceilings: options.ceilings,
         ceilings_source: options.ceilings_source.clone(),
-        prefill: program.estimate(&StepShape::prefill(tokens), &options.ceilings),
-        decode: program.estimate(&StepShape::decode(1, tokens), &options.ceilings),
+        prefill: estimate(StepShape::prefill(tokens)),
+        decode: estimate(StepShape::decode(1, tokens)),
         compiled: compiled::compiled(program, options),
     }
 }

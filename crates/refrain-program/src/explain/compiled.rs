@@ -1,7 +1,7 @@
 //! What the passes make of a program for steps of some size.
 
 use super::text::{bytes, seconds};
-use crate::{Applied, Ceilings, Compiled, ExplainOptions, FEW_ROWS, Program, StepShape, compile};
+use crate::{Applied, Compiled, ExplainOptions, FEW_ROWS, Program, StepShape, compile};
 use serde::Serialize;
 use std::fmt;
 
@@ -14,8 +14,8 @@ pub struct CompiledSteps {
     pub eager_ops: usize,
     /// Ops of the compiled one.
     pub ops: usize,
-    /// Seconds that its ops take at best, one after another.
-    pub seconds: f64,
+    /// Seconds that its ops take at best, one after another, where the ceilings of the machine are known.
+    pub seconds: Option<f64>,
     /// What each pass has done, and what that saves in such a step.
     pub passes: Vec<PassEffect>,
 }
@@ -63,7 +63,6 @@ fn for_steps(
             false => "only where a sequence decodes one token".to_owned(),
         });
     }
-    let ceilings: &Ceilings = &options.ceilings;
     let effect = |applied: Applied| {
         let saved = applied.bytes_saved;
         let (tokens, logit_rows) = (shape.tokens() as u64, shape.logit_rows as u64);
@@ -73,7 +72,7 @@ fn for_steps(
         steps,
         eager_ops: program.nodes.len(),
         ops: after.nodes.len(),
-        seconds: after.estimate(shape, ceilings).seconds,
+        seconds: options.ceilings.map(|ceilings| after.estimate(shape, &ceilings).seconds),
         passes: applied.into_iter().map(effect).collect(),
     }
 }
@@ -82,8 +81,9 @@ impl fmt::Display for CompiledSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CompiledSteps { steps, eager_ops, ops, seconds: time, passes } = self;
         let saved: u64 = passes.iter().map(|pass| pass.step_bytes_saved).sum();
-        let (saved, time) = (bytes(saved as usize), seconds(*time));
-        writeln!(f, "\n  For {steps}: {ops} ops of {eager_ops}, {saved} less to move, op by op {time}")?;
+        let saved = bytes(saved as usize);
+        let time = time.map_or(String::new(), |time| format!(", op by op {}", seconds(time)));
+        writeln!(f, "\n  For {steps}: {ops} ops of {eager_ops}, {saved} less to move{time}")?;
         writeln!(f, "    {:<26} {:>6} {:>9} {:>11}", "pass", "places", "launches", "bytes")?;
         for PassEffect { applied, step_bytes_saved } in passes {
             let Applied { pass, places, launches_saved, not_applicable, .. } = applied;

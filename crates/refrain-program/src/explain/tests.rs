@@ -2,22 +2,33 @@ use super::*;
 use crate::testing::{BF16, any_config, dense, one_gdn_layer, qwen_4b, qwen_27b, tinytales};
 use proptest::prelude::*;
 
-fn explained(program: &Program, tokens: usize) -> Explanation {
-    explained_with(program, tokens, PassConfig { fuse_gdn_decode: false, ..PassConfig::default() })
-}
-
-fn explained_with(program: &Program, tokens: usize, passes: PassConfig) -> Explanation {
-    let options = ExplainOptions {
+fn options(tokens: usize) -> ExplainOptions {
+    ExplainOptions {
         model: "test".to_owned(),
         tokens: NonZeroUsize::new(tokens).unwrap(),
         block_tokens: 16,
-        ceilings: Ceilings { bytes_per_second: 20e9, flops_per_second: 1.5e12 },
+        ceilings: Some(Ceilings { bytes_per_second: 20e9, flops_per_second: 1.5e12 }),
         ceilings_source: "assumed".to_owned(),
-        passes,
+        passes: PassConfig { fuse_gdn_decode: false, ..PassConfig::default() },
         endpoints: vec![8],
         fuses_any_product: false,
-    };
-    explain(program, &options)
+    }
+}
+
+fn explained(program: &Program, tokens: usize) -> Explanation {
+    explain(program, &options(tokens))
+}
+
+#[test]
+fn without_ceilings_only_the_times_are_missing() {
+    let program = Program::build(&tinytales(), &BF16).unwrap();
+    let why = "nothing measures it".to_owned();
+    let explanation = explain(&program, &ExplainOptions { ceilings: None, ceilings_source: why, ..options(100) });
+    let text = explanation.to_string();
+    assert!(text.contains("No roofline: nothing measures it\n") && !text.contains("op by op"), "{text}");
+    assert!(text.contains("For prefill of 100 tokens: "), "{text}");
+    let json = serde_json::to_value(&explanation).unwrap();
+    assert!(json["ceilings"].is_null() && json["prefill"].is_null() && json["compiled"][0]["seconds"].is_null());
 }
 
 #[test]
@@ -74,14 +85,15 @@ fn scripts_can_read_it() {
     let pass = passes.iter().find(|pass| pass["pass"] == "fuse_add_rms_norm").unwrap();
     // 15 sums with a norm after them, each read once less in f32 by 8192 tokens.
     assert_eq!((&pass["places"], &pass["step_bytes_saved"]), (&15.into(), &(15 * 256 * 4 * 8192).into()));
-    assert_eq!(json["decode"]["cost"]["weight_bytes"], explanation.decode.cost.weight_bytes);
+    assert_eq!(json["decode"]["cost"]["weight_bytes"], explanation.decode.unwrap().cost.weight_bytes);
 }
 
 /// Of a prompt everything goes chunk by chunk, and the fused step has nothing to do.
 #[test]
 fn what_only_decoding_saves_is_not_counted_for_a_prompt() {
     let program = Program::build(&tinytales(), &BF16).unwrap();
-    let (on, off) = (explained_with(&program, 100, PassConfig::default()).compiled, explained(&program, 100).compiled);
+    let with_all = ExplainOptions { passes: PassConfig::default(), ..options(100) };
+    let (on, off) = (explain(&program, &with_all).compiled, explained(&program, 100).compiled);
     assert_eq!((on[0].ops, on[1].ops), (off[0].ops - 6, off[1].ops));
     assert_eq!(on[1].seconds, off[1].seconds);
     let why = |steps: &CompiledSteps| steps.passes[1].applied.not_applicable.clone();

@@ -21,16 +21,24 @@ impl fmt::Display for Explanation {
             section.fmt(f)?;
         }
         self.memory.fmt(f)?;
-        let (bandwidth, compute) = (self.ceilings.bytes_per_second / 1e9, self.ceilings.flops_per_second);
-        let bandwidth = significant(bandwidth);
-        writeln!(f, "\nRoofline at {bandwidth} GB/s and {}FLOP/s ({})", scaled(compute), self.ceilings_source)?;
-        writeln!(f, "  floor: weights and states once through memory, or all FLOPs, whichever takes longer")?;
-        writeln!(f, "  op by op: one op after another, activations through memory as well")?;
+        match &self.ceilings {
+            Some(ceilings) => {
+                let (bandwidth, compute) = (significant(ceilings.bytes_per_second / 1e9), ceilings.flops_per_second);
+                writeln!(f, "\nRoofline at {bandwidth} GB/s and {}FLOP/s ({})", scaled(compute), self.ceilings_source)?;
+                writeln!(f, "  floor: weights and states once through memory, or all FLOPs, whichever takes longer")?;
+                writeln!(f, "  op by op: one op after another, activations through memory as well")?;
+            }
+            None => writeln!(f, "\nNo roofline: {}", self.ceilings_source)?,
+        }
         let tokens = self.memory.tokens;
-        writeln!(f, "\n  Prefill of {tokens} tokens in one step")?;
-        estimate(&self.prefill, tokens, f)?;
-        writeln!(f, "\n  Decode of one token at a context of {tokens}")?;
-        estimate(&self.decode, 1, f)?;
+        if let Some(prefill) = &self.prefill {
+            writeln!(f, "\n  Prefill of {tokens} tokens in one step")?;
+            estimate(prefill, tokens, f)?;
+        }
+        if let Some(decode) = &self.decode {
+            writeln!(f, "\n  Decode of one token at a context of {tokens}")?;
+            estimate(decode, 1, f)?;
+        }
         writeln!(f, "\nCompiled: the same work in fewer ops")?;
         self.compiled.iter().try_for_each(|steps| steps.fmt(f))
     }

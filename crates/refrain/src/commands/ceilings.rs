@@ -7,14 +7,23 @@ use refrain_cpu::{CpuOptions, Isa, Precision, SimdLevel};
 use refrain_gpu::{MEASURED_BYTES, Products, measure};
 use refrain_program::Ceilings;
 
+/// Why the ceilings of a device are not known without more flags; `None` where they can be had.
+pub fn why_unknown(device: &Device, flops: Option<f64>) -> anyhow::Result<Option<String>> {
+    let Device::Gpu(runtime, gpu) = device else { return Ok(None) };
+    Ok(match gpu.products.of(&**runtime)? {
+        Products::Own(why) if flops.is_none() => Some(format!(
+            "what {} can do is measured by a library of matrix products: {why}; give --flops",
+            device.name()
+        )),
+        _ => None,
+    })
+}
+
 /// The ceilings of a device that has nothing on it, and where they come from. What is given for both is not measured.
 pub fn ceilings(device: &Device, bandwidth: Option<f64>, flops: Option<f64>) -> anyhow::Result<(Ceilings, String)> {
     // What can't be measured is known before the rest is, which takes a while.
-    if let Device::Gpu(runtime, gpu) = device
-        && flops.is_none()
-        && let Products::Own(why) = gpu.products.of(&**runtime)?
-    {
-        bail!("what {} can do is measured by a library of matrix products: {why}; give --flops", device.name());
+    if let Some(why) = why_unknown(device, flops)? {
+        bail!(why);
     }
     let measured = match device {
         Device::Gpu(runtime, gpu) if bandwidth.is_none() || flops.is_none() => {

@@ -7,7 +7,7 @@ use refrain_device::{BLOCK_TOKENS, Cell};
 use refrain_engine::PolicyMode;
 use refrain_program::{ExplainOptions, PassConfig, explain};
 
-use super::ceilings::ceilings;
+use super::ceilings::{ceilings, why_unknown};
 use super::{Invocation, print};
 
 /// Prints what the model is made of, what it needs and what it can cost at best.
@@ -15,7 +15,14 @@ pub fn run(args: &ExplainArgs, invocation: &Invocation<'_>) -> anyhow::Result<()
     let options = args.engine.load_options();
     let policy = options.policy.mode;
     let prepared = prepare(&options)?;
-    let (ceilings, ceilings_source) = ceilings(&prepared.device, args.options.bandwidth, args.options.flops)?;
+    // Whoever wants to see passes and modes need not know what a GPU can do.
+    let (ceilings, ceilings_source) = match why_unknown(&prepared.device, args.options.flops)? {
+        Some(why) => (None, why),
+        None => {
+            let (ceilings, source) = ceilings(&prepared.device, args.options.bandwidth, args.options.flops)?;
+            (Some(ceilings), source)
+        }
+    };
     let compile = prepared.modes.compile_options();
     let options = ExplainOptions {
         model: prepared.model.name.clone(),

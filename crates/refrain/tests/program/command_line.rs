@@ -145,6 +145,11 @@ fn explain_tells_what_the_model_is_made_of() {
     assert_eq!(json["modes"]["policy"]["value"], "graph");
     let table = on_gpu(&[]);
     assert!(table.contains("Passes: places by rows of a step") && table.contains("9-64"), "{table}");
+    // Without a library that measures a GPU, all but the roofline is told.
+    let plain = output_of(&run(&["explain", "--device", "sim", "--policy", "eager"]));
+    assert!(plain.contains("No roofline: what sim can do is measured by a library"), "{plain}");
+    let line = |name: &str| plain.lines().find(|line| line.split_whitespace().next() == Some(name)).map(str::trim_end);
+    assert!(line("cudagraph-mode").is_some_and(|line| line.ends_with("derived: --policy eager")), "{plain}");
     // What was asked for, and what runs.
     let flags = ["--json", "--device", "cpu", "-cc.cudagraph_mode=FULL", "--policy", "graph"];
     let graphs = refrain(&explain).args(flags).output();
