@@ -84,6 +84,8 @@ pub struct RefusedCell {
     pub cell: Cell,
     /// Why not.
     pub why: String,
+    /// Whether a larger budget would help; else the driver refused it.
+    pub over_budget: bool,
 }
 
 /// What was recorded before the first step.
@@ -115,7 +117,7 @@ impl GraphReport {
     /// [`DeviceError::GraphRefused`].
     pub fn complete(&self) -> Result<(), DeviceError> {
         match self.refused.first() {
-            Some(RefusedCell { cell, why }) => Err(DeviceError::GraphRefused {
+            Some(RefusedCell { cell, why, .. }) => Err(DeviceError::GraphRefused {
                 cell: cell.to_string(),
                 why: why.clone(),
                 others: self.refused.len() - 1,
@@ -145,7 +147,7 @@ mod tests {
         let mut report = GraphReport::default();
         report.complete().unwrap();
         let cell = Cell { compiled: false, replay: Replay::Full, part: Part::Decode, rows: 8 };
-        report.refused.push(RefusedCell { cell, why: "no room".to_owned() });
+        report.refused.push(RefusedCell { cell, why: "no room".to_owned(), over_budget: true });
         let error = report.complete().unwrap_err().to_string();
         assert!(error.contains("graph(decode, 8)") && error.contains("no room"), "{error}");
     }

@@ -323,7 +323,7 @@ mod tests {
     struct Prepared(DeviceInfo, GraphReport);
 
     fn graphs() -> GraphReport {
-        let refused = RefusedCell { cell: Cell::EAGER, why: "a test".to_owned() };
+        let refused = RefusedCell { cell: Cell::EAGER, why: "a test".to_owned(), over_budget: false };
         GraphReport { refused: vec![refused], bytes: 4096, seconds: 0.5, ..GraphReport::default() }
     }
 

@@ -62,18 +62,19 @@ impl Recorder<'_> {
             let room = graphs.report.budget_bytes.saturating_sub(graphs.report.bytes);
             let needed = nodes[index..].iter().sum::<usize>().saturating_mul(node_bytes(&graphs.report));
             let outcome = if needed > room {
-                Err(format!(
+                let why = format!(
                     "graph memory: {} are left of --graph-memory-budget, it and the smaller ones need about {}, so at \
                      least {} in all",
                     size(room),
                     size(needed),
                     size(graphs.report.bytes + needed)
-                ))
+                );
+                Err(RefusedCell { cell: *cell, why, over_budget: true })
             } else {
                 self.cell(cell, list(cell), free, &mut graphs)?
             };
-            if let Err(why) = outcome {
-                graphs.report.refused.push(RefusedCell { cell: *cell, why });
+            if let Err(refused) = outcome {
+                graphs.report.refused.push(refused);
             }
         }
         graphs.report.seconds = began.elapsed().as_secs_f64();
@@ -89,14 +90,14 @@ impl Recorder<'_> {
         runs.iter().filter(|run| run.recorded).map(|run| run.launches).sum()
     }
 
-    /// Records one cell. The inner result says why it can't be had; `free` is the memory before all of them.
+    /// Records one cell. The inner result says that it can't be had; `free` is the memory before all of them.
     fn cell(
         &self,
         cell: &Cell,
         list: &OpList,
         free: usize,
         graphs: &mut Graphs,
-    ) -> Result<Result<(), String>, DeviceError> {
+    ) -> Result<Result<(), RefusedCell>, DeviceError> {
         let began = Instant::now();
         let recorded = self.sections(cell, list).and_then(|(sections, nodes)| {
             self.first_launch(&sections)?;
@@ -105,7 +106,10 @@ impl Recorder<'_> {
         let (sections, nodes, bytes) = match recorded {
             Ok(recorded) => recorded,
             Err(error) if error.is_fatal() => return Err(error),
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => {
+                let why = error.to_string();
+                return Ok(Err(RefusedCell { cell: *cell, why, over_budget: false }));
+            }
         };
         let budget = graphs.report.budget_bytes;
         if bytes > budget {
@@ -114,7 +118,7 @@ impl Recorder<'_> {
                 size(bytes),
                 size(budget)
             );
-            return Ok(Err(why));
+            return Ok(Err(RefusedCell { cell: *cell, why, over_budget: true }));
         }
         let count = sections.iter().filter(|section| matches!(section, Section::Graph(_))).count();
         graphs.report.recorded.push(RecordedCell {

@@ -124,6 +124,7 @@ fn the_memory_of_graphs_is_counted_and_what_goes_beyond_the_budget_is_refused() 
     let refused: Vec<String> = report.refused.iter().map(|refused| refused.cell.to_string()).collect();
     assert_eq!(refused, ["graph(prefill, 128)", "graph(prefill, 64)"]);
     assert!(report.refused[0].why.contains("--graph-memory-budget"), "{:?}", report.refused);
+    assert!(report.refused.iter().all(|refused| refused.over_budget), "{:?}", report.refused);
 
     let strict = GraphOptions { strict: true, ..options };
     let error = load(&prepared, &SimRuntime::new(sim(32)), strict).unwrap().err().unwrap().to_string();
@@ -177,6 +178,7 @@ fn a_recording_that_the_driver_refuses_costs_its_cell_and_no_other() {
     assert_eq!(report.refused.len(), 1);
     assert_eq!(report.refused[0].cell.to_string(), "graph(decode, 4)");
     assert!(report.refused[0].why.contains("a failure that a test asked for"), "{}", report.refused[0].why);
+    assert!(!report.refused[0].over_budget);
     let mut pair = Pair::new(&prepared, 32, backend).unwrap();
     assert_eq!(serve(&mut pair, false)[4..6], ["eager", "graph(decode, 1)"]);
 

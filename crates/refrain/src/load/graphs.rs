@@ -29,7 +29,7 @@ pub(super) fn to_json(report: &GraphReport) -> Value {
         let cell = cell.to_string();
         json!({ "cell": cell, "graphs": graphs, "nodes": nodes, "bytes": bytes, "seconds": seconds })
     };
-    let refused = |RefusedCell { cell, why }: &RefusedCell| json!({ "cell": cell.to_string(), "why": why });
+    let refused = |RefusedCell { cell, why, .. }: &RefusedCell| json!({ "cell": cell.to_string(), "why": why });
     json!({
         "mode": report.mode.name(),
         "budget_bytes": report.budget_bytes,
@@ -48,7 +48,7 @@ impl fmt::Display for Refused<'_> {
             writeln!(f, "Graphs that could not be had")?;
         }
         let width = self.0.iter().map(|refused| refused.cell.to_string().len()).max().unwrap_or(0);
-        self.0.iter().try_for_each(|RefusedCell { cell, why }| writeln!(f, "  {:<width$}  {why}", cell.to_string()))
+        self.0.iter().try_for_each(|RefusedCell { cell, why, .. }| writeln!(f, "  {:<width$}  {why}", cell.to_string()))
     }
 }
 
@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn every_refused_cell_is_told_with_its_reason() {
         let cell = |rows| Cell { compiled: true, replay: Replay::Full, part: Part::Decode, rows };
-        let refused = |(rows, why): (u32, &str)| RefusedCell { cell: cell(rows), why: why.to_owned() };
+        let refused =
+            |(rows, why): (u32, &str)| RefusedCell { cell: cell(rows), why: why.to_owned(), over_budget: false };
         let report = GraphReport {
             mode: GraphMode::Full,
             recorded: vec![RecordedCell { cell: cell(1), graphs: 1, nodes: 9, bytes: 1 << 20, seconds: 0.5 }],

@@ -383,9 +383,10 @@ impl Modes {
         Ok(options)
     }
 
-    /// Refuses a budget in which nothing found room.
+    /// Refuses a budget in which nothing found room. What the driver refused no budget would have helped.
     pub(super) fn check_report(&self, report: &GraphReport) -> Result<(), LoadError> {
-        match (self.request.graph_memory_budget, report.recorded.is_empty(), report.refused.last()) {
+        let nothing = report.recorded.is_empty() && report.refused.iter().all(|refused| refused.over_budget);
+        match (self.request.graph_memory_budget, nothing, report.refused.last()) {
             (Some(bytes), true, Some(smallest)) => {
                 let why = format!(
                     "{} hold no graph, not even {}: {}; or cudagraph_mode NONE",
@@ -444,9 +445,14 @@ impl Modes {
             false => Origin::Derived(flag.to_owned()),
         };
         let decode = graphs.decode_sizes.clone().unwrap_or_else(|| default_decode_sizes(limits));
-        let given = self.config.cudagraph_capture_sizes.is_some() || self.config.max_cudagraph_capture_size.is_some();
-        let text = list(&decode, self.config.cudagraph_capture_sizes.as_ref());
-        settings.push("cudagraph_capture_sizes", text, from(given, "max-num-seqs"));
+        let sizes = self.config.cudagraph_capture_sizes.as_ref();
+        let flag = match (self.config.max_cudagraph_capture_size, request.performance_mode) {
+            (Some(_), _) => "max-cudagraph-capture-size",
+            (None, Some(PerformanceMode::Interactivity)) => "performance-mode",
+            _ => "max-num-seqs",
+        };
+        settings.push("cudagraph_capture_sizes", list(&decode, sizes), from(sizes.is_some(), flag));
+        given(settings, &["max_cudagraph_capture_size"]);
         if graphs.mode != GraphMode::FullDecodeOnly {
             let prefill = graphs.prefill_sizes.clone().unwrap_or_else(|| default_prefill_sizes(limits));
             let given = self.config.prefill_capture_sizes.is_some();

@@ -151,6 +151,8 @@ fn the_table_says_what_was_asked_for_and_what_runs() {
         (ModeRequest { enforce_eager: true, ..ModeRequest::default() }, sim()),
         (ModeRequest::default(), sim()),
         (ModeRequest { strict: true, graph_memory_budget: Some(1 << 20), ..some }, sim()),
+        (config(&[".max_cudagraph_capture_size=3"]), sim()),
+        (interactivity(&[]), sim()),
     ];
     let tables: Vec<String> = requests.iter().map(|(request, device)| table(request, device)).collect();
     insta::assert_snapshot!(tables.join("\n"));
@@ -223,15 +225,18 @@ fn the_largest_size_is_recorded_as_it_was_given() {
 #[test]
 fn a_budget_in_which_nothing_fits_is_an_error() {
     let cell = Cell { compiled: false, replay: Replay::Full, part: Part::Decode, rows: 1 };
-    let refused = vec![RefusedCell { cell, why: "it needs 2 MiB".to_owned() }];
-    let report = GraphReport { mode: GraphMode::Full, refused, ..GraphReport::default() };
+    let refused = RefusedCell { cell, why: "it needs 2 MiB".to_owned(), over_budget: true };
+    let report = GraphReport { mode: GraphMode::Full, refused: vec![refused.clone()], ..GraphReport::default() };
     let modes = ModeRequest { graph_memory_budget: Some(1024), ..ModeRequest::default() }.resolve(ANY).unwrap();
     let error = modes.check_report(&report).unwrap_err().to_string();
     assert!(error.starts_with("--graph-memory-budget: 1.00 KiB") && error.contains("it needs 2 MiB"), "{error}");
     // Nobody has asked for that budget, or something did fit.
     ModeRequest::default().resolve(ANY).unwrap().check_report(&report).unwrap();
     let recorded = vec![RecordedCell { cell, graphs: 1, nodes: 9, bytes: 0, seconds: 0.1 }];
-    modes.check_report(&GraphReport { recorded, ..report }).unwrap();
+    modes.check_report(&GraphReport { recorded, ..report.clone() }).unwrap();
+    // The driver refused the smallest, which the budget would have held.
+    let driver = RefusedCell { over_budget: false, ..refused.clone() };
+    modes.check_report(&GraphReport { refused: vec![refused, driver], ..report }).unwrap();
 }
 
 #[test]
