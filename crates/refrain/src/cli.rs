@@ -233,6 +233,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Cli, Orig
     if let Some(engine) = cli.engine_args() {
         let refuse = |message| command.clone().error(ErrorKind::InvalidValue, message);
         engine.check().map_err(refuse)?;
+        if let Command::Bench(command) = &cli.command
+            && let bench::BenchCommand::Table(table) = &**command
+        {
+            table.check().map_err(refuse)?;
+        }
         if origins.given_twice(&engine.model) {
             let message = "the model is named twice, by --model and by itself; name it once".to_owned();
             return Err(refuse(message));

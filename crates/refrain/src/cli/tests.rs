@@ -113,6 +113,24 @@ fn what_is_not_there_yet_says_so() {
 }
 
 #[test]
+fn modes_of_a_table_that_the_engine_rules_out_are_contradictions() {
+    for (flags, word) in [
+        (
+            "--modes eager,graph+compile --enforce-eager",
+            "--modes graph+compile runs compiled steps, but with --enforce-eager there are none",
+        ),
+        ("--modes compiled -cc.mode=NONE", "--modes compiled runs compiled steps, but with -cc.mode=NONE"),
+        ("--modes graph -cc.cudagraph_mode=NONE", "--modes graph replays graphs, but with -cc.cudagraph_mode=NONE"),
+    ] {
+        let message = parse_line(&format!("refrain bench table {flags}")).map(|_| ()).expect_err(flags);
+        assert!(message.contains(word), "{flags}\n{message}");
+    }
+    // Nobody asked for the modes of the default.
+    parse_line("refrain bench table --enforce-eager").unwrap();
+    parse_line("refrain bench table --enforce-eager --modes eager,measured").unwrap();
+}
+
+#[test]
 fn origins_tell_flags_from_defaults() {
     let (_, origins) = parse_line("refrain serve some/model --max-num-seqs 4 --port 8000").unwrap();
     assert_eq!(origins.of("max_num_seqs"), Origin::Flag);

@@ -242,7 +242,7 @@ impl Modes {
         let compiled = self.compile.mode != CompilationMode::None;
         let replayed = self.graphs.mode != GraphMode::None;
         let (mode, graphs) = (self.compile.flag("mode"), self.graphs.flag("cudagraph_mode"));
-        let both = if mode == graphs { mode.clone() } else { format!("{mode} and {graphs}") };
+        let both = if mode == graphs { mode } else { format!("{mode} and {graphs}") };
         if let Some(seconds) = policy.budget {
             let budget = format!("--policy-budget {seconds}");
             if let Some(rule) = policy.mode.filter(|rule| *rule != PolicyMode::Measured) {
@@ -253,15 +253,29 @@ impl Modes {
             }
         }
         match policy.mode {
-            Some(PolicyMode::Compiled) if !compiled => contradiction("--policy compiled runs compiled steps", &mode),
-            Some(rule @ (PolicyMode::Graph | PolicyMode::EagerGraph)) if !replayed => {
-                contradiction(&format!("--policy {rule} replays graphs"), &graphs)
+            Some(PolicyMode::Compiled) => self.require("--policy compiled", true, false),
+            Some(rule @ (PolicyMode::Graph | PolicyMode::EagerGraph)) => {
+                self.require(&format!("--policy {rule}"), false, true)
             }
             Some(PolicyMode::Static) if !compiled && !replayed => {
                 contradiction("--policy static takes compiled steps and graphs", &both)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses what needs compiled steps, or graphs, where there are none.
+    ///
+    /// # Errors
+    /// A sentence that names both.
+    pub fn require(&self, what: &str, compiled: bool, replayed: bool) -> Result<(), String> {
+        if compiled && self.compile.mode == CompilationMode::None {
+            return contradiction(&format!("{what} runs compiled steps"), &self.compile.flag("mode"));
+        }
+        if replayed && self.graphs.mode == GraphMode::None {
+            return contradiction(&format!("{what} replays graphs"), &self.graphs.flag("cudagraph_mode"));
+        }
+        Ok(())
     }
 
     /// Refuses what can't be had on a device where that was asked for, and may not be left out.

@@ -182,6 +182,22 @@ fn table_is_written_as_json_markdown_and_html() {
     assert!(text(&too_long.stderr).contains("the longest that fits is"), "{}", text(&too_long.stderr));
 }
 
+#[test]
+fn modes_of_a_table_are_those_that_the_device_has() {
+    let table = ["--device", "cpu", "--lengths", "8", "--output-len", "2", "--rounds", "1", "--warmup-rounds", "0"];
+    let machine = ["--bandwidth", "40G", "--flops", "1T", "--policy-budget", "0.1"];
+    let arguments = [&["bench", "table"], &table[..], &machine].concat();
+    // Nobody asked for the default ones, which is why --strict has nothing against others in their place.
+    let report = report(&[&arguments[..], &["--strict"]].concat());
+    let modes = report["lengths"][0]["modes"].as_array().expect("modes").iter();
+    let modes: Vec<_> = modes.map(|mode| mode["mode"].as_str().unwrap()).collect();
+    assert_eq!(modes, ["eager", "compiled", "measured"]);
+    let output = run(&[&arguments[..], &["--strict", "--modes", "eager,graph"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("--strict: --modes graph can't be had: a CPU has no launches to save"), "{message}");
+}
+
 /// Every mode on the simulated GPU, which counts what is reserved: nothing is, once it is ready.
 #[test]
 fn a_table_of_a_gpu_shows_that_nothing_is_reserved_after_the_start() {

@@ -30,9 +30,9 @@ pub struct TableOptions {
     /// Tokens to generate for each request
     #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = count)]
     pub output_len: usize,
-    /// Modes to compare: of eager, compiled, graph, graph+compile and measured
-    #[arg(long, value_name = "MODES", value_delimiter = ',', value_parser = mode,
-          default_value = "eager,graph+compile,measured")]
+    /// Modes to compare: of eager, compiled, graph, graph+compile and measured [default: eager,graph+compile,measured, with
+    /// compiled instead of graph+compile on a device without graphs]
+    #[arg(long, value_name = "MODES", value_delimiter = ',', value_parser = mode)]
     pub modes: Vec<Mode>,
     /// Requests that run side by side
     #[arg(long, value_name = "REQUESTS", default_value_t = 1, value_parser = count)]
@@ -56,6 +56,37 @@ pub struct TableOptions {
     /// Write the JSON report to this file
     #[arg(long, value_name = "FILE")]
     pub output_json: Option<PathBuf>,
+}
+
+impl TableArgs {
+    /// Refuses modes that were asked for and that the flags of the engine rule out.
+    ///
+    /// # Errors
+    /// A sentence that names both.
+    pub fn check(&self) -> Result<(), String> {
+        let modes = self.engine.compile.modes()?;
+        for mode in &self.options.modes {
+            let (compiled, replayed) = match mode {
+                Mode::Eager | Mode::Measured => continue,
+                Mode::Compiled => (true, false),
+                Mode::Graph => (false, true),
+                Mode::GraphCompile => (true, true),
+            };
+            modes.require(&format!("--modes {mode}"), compiled, replayed)?;
+        }
+        Ok(())
+    }
+}
+
+impl TableOptions {
+    /// The modes that are compared on a device: those that were asked for, or the default ones.
+    pub fn modes(&self, has_graphs: bool) -> Vec<Mode> {
+        match (self.modes.is_empty(), has_graphs) {
+            (false, _) => self.modes.clone(),
+            (true, true) => vec![Mode::Eager, Mode::GraphCompile, Mode::Measured],
+            (true, false) => vec![Mode::Eager, Mode::Compiled, Mode::Measured],
+        }
+    }
 }
 
 fn mode(text: &str) -> Result<Mode, String> {

@@ -8,7 +8,7 @@ use refrain::cli::bench::TableArgs;
 use refrain::load::{Device, Loaded, Prepared};
 use refrain_bench::date;
 use refrain_bench::table::{
-    self, Ceilings, DEFAULT_INPUT_LENS, DeviceMemoryUse, EngineModes, Floor, Mode, TableFacts, TableReport,
+    self, Ceilings, DEFAULT_INPUT_LENS, DeviceMemoryUse, EngineModes, Floor, Mode, Modes as _, TableFacts, TableReport,
 };
 use refrain_engine::PolicyMode;
 use refrain_program::{Program, StepShape};
@@ -28,7 +28,13 @@ pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         std::fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
     }
     let sequences = Some((options.batch_size, "the requests side by side"));
-    let known = |prepared: &Prepared| known_ceilings(args, &prepared.device);
+    let known = |prepared: &Prepared| {
+        // What a device lacks is known before the weights are read.
+        let no_graphs = prepared.device.why_no_graphs().map(str::to_owned);
+        let graphs = |mode| matches!(mode, Mode::Graph | Mode::GraphCompile);
+        refuse_missing(args, |mode| no_graphs.clone().filter(|_| graphs(mode)))?;
+        known_ceilings(args, &prepared.device)
+    };
     let mut load = args.engine.load_options();
     load.modes.graphs_as_it_is |= options.modes.contains(&Mode::Graph);
     let (loaded, ceilings) = load_engine_after(load, sequences, invocation, known)?;
@@ -37,13 +43,14 @@ pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         input_lens,
         output_len: options.output_len,
         batch_size: options.batch_size,
-        modes: options.modes.clone(),
+        modes: options.modes(loaded.device.why_no_graphs().is_none()),
         rounds: options.rounds,
         warmup_rounds: options.warmup_rounds,
         seed: args.engine.model.seed.unwrap_or(0),
     };
     let bar = progress_bar("Runs")?;
     let modes = EngineModes::new(&loaded.engine, loaded.device.why_no_graphs());
+    refuse_missing(args, |mode| modes.refusal(mode))?;
     let measurement = runtime()?.block_on(table::run(&loaded.engine, &modes, &table_options, &bar))?;
     let facts = facts(&loaded, ceilings.clone())?;
     let floor = |input_len| floor(&loaded.program, &ceilings, options.batch_size, input_len, options.output_len);
@@ -61,6 +68,15 @@ pub fn run(args: &TableArgs, invocation: &Invocation<'_>) -> anyhow::Result<()> 
         write(&folder.join("table.html"), &report.to_html())?;
     }
     Ok(())
+}
+
+/// With --strict an error about the first mode that was asked for and can't be had. The default ones are no demands.
+fn refuse_missing(args: &TableArgs, why: impl Fn(Mode) -> Option<String>) -> anyhow::Result<()> {
+    let asked = args.options.modes.iter().filter(|_| args.engine.compile.strict);
+    match asked.into_iter().find_map(|mode| Some((mode, why(*mode)?))) {
+        Some((mode, why)) => bail!("--strict: --modes {mode} can't be had: {why}; leave it out, or leave --strict out"),
+        None => Ok(()),
+    }
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
