@@ -134,7 +134,7 @@ fn gates(runtime: &Arc<dyn Runtime>, names: &[&str], options: &GpuOptions) -> Re
             continue;
         }
         let start = Instant::now();
-        let mut check = |what: &str, golden: &Golden, types: fn(Dtype) -> BuildOptions, gate: Gate| {
+        let mut check = |what: &str, golden: &Golden, types: Types, gate: Gate| {
             let Some(folder) = checkpoint(golden) else { return };
             let all = || {
                 check_all_ways(
@@ -192,6 +192,8 @@ fn small(device: &str, name: &str, only: Option<&str>) -> Result<(), Box<dyn Err
     Ok(())
 }
 
+/// Element types of a program, by those that its weights are stored in.
+type Types = fn(Dtype) -> BuildOptions;
 type Gate = fn(&Difference) -> Result<(), String>;
 
 /// Prompts that every checkpoint with a vocabulary of at least 200 tokens takes.
@@ -251,7 +253,7 @@ fn answers(runner: &mut Runner, sequences: &[usize], tokens: usize) -> Vec<Answe
 fn batches(device: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     let runtime = open(device)?;
     let own = GpuOptions { products: ProductsChoice::Own, ..GpuOptions::default() };
-    let types: [(&str, fn(Dtype) -> BuildOptions, GpuOptions, f32); 3] = [
+    let types: [(&str, Types, GpuOptions, f32); 3] = [
         ("BF16", in_bf16, GpuOptions::default(), 0.20),
         ("F32", in_f32, GpuOptions::default(), 0.0),
         ("BF16, own products", in_bf16, own, 0.0),
