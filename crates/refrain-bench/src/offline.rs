@@ -73,7 +73,7 @@ pub(crate) async fn run_all(
         tasks.spawn(async move {
             loop {
                 match stream.next().await {
-                    Some(Event::Token { .. }) => tokens.push(Instant::now()),
+                    Some(Event::Token { at, .. }) => tokens.push(at),
                     Some(Event::PromptLogprobs(_)) => {}
                     Some(Event::Finished { .. }) => return Ok((index, Timeline { prompt_len, tokens })),
                     Some(Event::Failed(failure)) => return Err(BenchError::Failed(failure)),

@@ -1,6 +1,7 @@
 //! What a caller asks of the engine, and what comes back: token ids in, token ids out. Text is the server's business.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// A request for one sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +122,8 @@ pub enum Event {
         token: u32,
         /// Present if asked for.
         logprobs: Option<PositionLogprobs>,
+        /// When the step that gave it had ended: whoever receives it may be late.
+        at: Instant,
     },
     /// The answer is complete.
     Finished {

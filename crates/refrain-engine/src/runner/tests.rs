@@ -95,7 +95,7 @@ fn answer(mut stream: RequestStream) -> Answer {
                 assert!(answer.tokens.is_empty(), "prompt log-probabilities come before the tokens");
                 answer.prompt_logprobs.extend(logprobs);
             }
-            Event::Token { token, logprobs } => {
+            Event::Token { token, logprobs, .. } => {
                 answer.tokens.push(token);
                 answer.logprobs.extend(logprobs);
             }

@@ -223,7 +223,7 @@ impl Context<'_> {
             }
             Some(since_last) => self.shared.metrics.token(since_last),
         }
-        active.send(Event::Token { token, logprobs });
+        active.send(Event::Token { token, logprobs, at: results.now });
         let reason = active.push(token, eos);
         note_wait(self.state, self.requests, segment);
         reason.map(End::Finished)

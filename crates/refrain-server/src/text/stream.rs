@@ -121,7 +121,7 @@ impl TextStream {
                     self.pending.push(next_event(index, stream));
                     TextEvent { index, prompt_logprobs, ..TextEvent::default() }
                 }
-                Some(Event::Token { token, logprobs }) => {
+                Some(Event::Token { token, logprobs, .. }) => {
                     let event = answer.token(index, token, logprobs);
                     if event.finish.is_some() {
                         stream.finish();
