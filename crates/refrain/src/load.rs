@@ -396,7 +396,8 @@ pub fn load_prepared(prepared: Prepared, options: &LoadOptions, progress: &Progr
             ProductsChoice::Auto => Origin::Derived("what was found".to_owned()),
             ProductsChoice::Own | ProductsChoice::Library => Origin::Given,
         };
-        settings.push("gpu_products", &products, origin);
+        let idle = modes.check_products(&products)?.map_or(String::new(), |idle| format!("; {idle}"));
+        settings.push("gpu_products", format!("{products}{idle}"), origin);
     }
     let in_use = device.in_use()?;
     if let Some(in_use) = in_use.filter(|in_use| *in_use > planned.memory.total_bytes) {

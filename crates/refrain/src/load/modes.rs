@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use refrain_device::{GraphMode, GraphReport, StepLimits};
 use refrain_engine::PolicyMode;
-use refrain_gpu::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, default_decode_sizes, default_prefill_sizes};
-use refrain_program::{CompileOptions, PassConfig};
+use refrain_gpu::{DEFAULT_GRAPH_MEMORY_BUDGET, GraphOptions, Products, default_decode_sizes, default_prefill_sizes};
+use refrain_program::{CompileOptions, FEW_ROWS, PassConfig};
 
 use super::{Device, LoadError, PolicyRequest, Settings, human_bytes};
 use crate::cli::Origin;
@@ -412,6 +412,29 @@ impl Modes {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Which ranges that were asked for have no products of their own, as the vendor's library chooses them by itself;
+    /// `None` where all have.
+    ///
+    /// # Errors
+    /// The same, where nothing may be left out.
+    pub(super) fn check_products(&self, products: &Products) -> Result<Option<String>, LoadError> {
+        let (Products::Library(library), Some(sizes)) = (products, &self.config.compile_ranges_endpoints) else {
+            return Ok(None);
+        };
+        let ends = self.compile_options().map_or(Vec::new(), |options| options.endpoints);
+        let single = |end: &u32| ends.contains(&(end - 1));
+        let idle: Vec<u32> = sizes.sizes.iter().copied().filter(|end| *end > FEW_ROWS as u32 && !single(end)).collect();
+        if idle.is_empty() || self.compile.mode == CompilationMode::None {
+            return Ok(None);
+        }
+        let why = format!(
+            "compile_ranges_endpoints {}: products of more than {FEW_ROWS} rows are {library}'s, which chooses for each \
+             number of rows by itself; compile_sizes has it measure some, --gpu-products own has kernels for each range",
+            ranges(&idle)
+        );
+        if self.request.strict { Err(LoadError::Setting { flag: "--strict", why }) } else { Ok(Some(why)) }
     }
 
     /// The settings: what was asked for and, where that is something else, what runs and why.

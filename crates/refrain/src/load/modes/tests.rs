@@ -246,3 +246,24 @@ fn sizes_are_told_in_few_words() {
     assert_eq!(ranges(&[7]), "7");
     assert_eq!(ranges(&[]), "");
 }
+
+#[test]
+fn a_range_without_products_of_its_own_is_told() {
+    let library = Products::Library("cuBLASLt 13.1".to_owned());
+    let of = |keys: &[&str], strict, products: &Products| {
+        let request = ModeRequest { strict, ..config(keys) };
+        request.resolve(ANY).unwrap().check_products(products).map_err(|error| error.to_string())
+    };
+    let told = of(&[".compile_ranges_endpoints=4,32,64"], false, &library).unwrap().unwrap();
+    assert!(
+        told.starts_with("compile_ranges_endpoints 32 64: products of more than 8 rows are cuBLASLt 13.1's"),
+        "{told}"
+    );
+    let error = of(&[".compile_ranges_endpoints=32"], true, &library).unwrap_err();
+    assert!(error.starts_with("--strict: compile_ranges_endpoints 32: "), "{error}");
+    for keys in [".compile_ranges_endpoints=4", ".compile_ranges_endpoints=31,32", ".compile_sizes=100"] {
+        let told = of(&[keys], false, &library).unwrap();
+        assert_eq!(told.is_some(), keys.contains("31"), "{keys}: {told:?}");
+    }
+    assert_eq!(of(&[".compile_ranges_endpoints=32"], true, &Products::Own(String::new())), Ok(None));
+}
