@@ -35,6 +35,9 @@ const LOOK_AFTER_MOST: u64 = 1 << 15;
 /// all of theirs where they can, and would leave nothing for the dear ones.
 const LOOK_SHARE: f64 = 0.005;
 
+/// Every so many steps that are run as two one is run whole, though that costs more than so many times as much.
+const WHOLE_EVERY: u32 = 4096;
+
 /// A cell that suits these steps, and what it costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -223,7 +226,7 @@ impl Entry {
     }
 
     /// Whether such a step is run as two that take `apart` seconds together. Now and then one is run whole all the same,
-    /// for its average to stay true, unless that costs too much.
+    /// for its average to stay true; more rarely where that costs too much.
     pub fn splits(&mut self, apart: f64) -> bool {
         let Some(whole) = self.known() else { return false };
         let (since, hysteresis) = self.apart.map_or((0, HYSTERESIS), |since| (since, 0.0));
@@ -231,7 +234,7 @@ impl Entry {
             self.apart = None;
             return false;
         }
-        let again = since >= TRY_EVERY && whole <= TRY_COST * apart;
+        let again = since >= if whole <= TRY_COST * apart { TRY_EVERY } else { WHOLE_EVERY };
         self.apart = Some(if again { 0 } else { since.saturating_add(1) });
         self.split += u64::from(!again);
         !again

@@ -383,11 +383,11 @@ fn steps_are_split_where_that_is_faster() {
         policy.tell(Phase::Mixed, whole);
         assert_eq!(policy.splits(&mixed, &decode(3, 90), &prompt), splits, "{whole}");
     }
-    for (whole, again) in [(3.2, 10), (30.0, 0)] {
+    for (whole, steps, again) in [(3.2, 650, 10), (30.0, 650, 0), (30.0, 5000, 1)] {
         policy.tell(Phase::Mixed, whole);
         let split = policy.split_steps();
-        let run = (0..650).filter(|_| !policy.splits(&mixed, &decode(3, 90), &prompt)).count();
-        assert_eq!((run, policy.split_steps() - split), (again, 650 - again as u64), "{whole}");
+        let run = (0..steps).filter(|_| !policy.splits(&mixed, &decode(3, 90), &prompt)).count();
+        assert_eq!((run, policy.split_steps() - split), (again, steps - again as u64), "{whole}");
     }
     policy.set_mode(PolicyMode::Graph);
     assert!(!policy.splits(&mixed, &decode(3, 90), &prompt), "a fixed rule runs steps as they are");
