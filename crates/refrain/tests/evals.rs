@@ -5,6 +5,7 @@ use refrain::load::{LoadOptions, Loaded, load};
 use refrain_engine::{EngineHandle, Event, FinishReason, Request, RequestStream, SamplingParams};
 use refrain_model::Dtype;
 use refrain_testkit::{Eval, random_checkpoint, tinytales_evals};
+use std::time::Instant;
 
 fn start(options: LoadOptions) -> Loaded {
     load(&options, &ProgressBar::hidden()).unwrap()
@@ -97,9 +98,15 @@ fn mixture(vocab_size: usize, longest: usize) -> Vec<(Vec<u32>, SamplingParams)>
     requests
 }
 
-/// Everything that a request gives, bit for bit.
-fn events(mut stream: RequestStream) -> Vec<Event> {
-    std::iter::from_fn(|| stream.blocking_next()).collect()
+/// Everything that a request gives, bit for bit; all tokens as if chosen at the same time.
+fn events(mut stream: RequestStream, time: Instant) -> Vec<Event> {
+    let mut events: Vec<Event> = std::iter::from_fn(|| stream.blocking_next()).collect();
+    for event in &mut events {
+        if let Event::Token { at, .. } = event {
+            *at = time;
+        }
+    }
+    events
 }
 
 /// Each request alone, then all at once, with room for all and with so little room that some are preempted.
@@ -114,9 +121,10 @@ fn batched_is_alone(model: Option<String>, dtype: Dtype) {
     };
     let roomy = start(LoadOptions { max_num_batched_tokens: Some(1024), ..options.clone() });
     let requests = mixture(roomy.program.vocab_size, 470);
+    let time = Instant::now();
     let alone: Vec<Vec<Event>> = requests
         .iter()
-        .map(|(prompt, sampling)| events(submit(&roomy.engine, prompt.clone(), sampling.clone())))
+        .map(|(prompt, sampling)| events(submit(&roomy.engine, prompt.clone(), sampling.clone()), time))
         .collect();
     for (answer, (prompt, _)) in alone.iter().zip(&requests) {
         let last = answer.last().unwrap();
@@ -130,7 +138,7 @@ fn batched_is_alone(model: Option<String>, dtype: Dtype) {
             .map(|(prompt, sampling)| submit(&loaded.engine, prompt.clone(), sampling.clone()))
             .collect();
         for ((stream, alone), (prompt, sampling)) in streams.into_iter().zip(&alone).zip(&requests) {
-            assert!(events(stream) == *alone, "{} prompt tokens, {sampling:?}", prompt.len());
+            assert!(events(stream, time) == *alone, "{} prompt tokens, {sampling:?}", prompt.len());
         }
         let load = loaded.engine.load();
         assert_eq!((load.running, load.waiting, load.kv_blocks_used, load.slots_used), (0, 0, 0, 0), "{load:?}");
