@@ -6,7 +6,6 @@ use crate::scheduler::Rank;
 use crate::shared::{Command, Life, Line, Shared, Submission};
 use crate::{EngineConfig, EngineError, EngineMetrics, Event, Request, RequestFailure, SchedulingPolicy, SubmitError};
 use refrain_device::{Backend, Cell, DeviceInfo, Trace};
-use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -60,7 +59,7 @@ struct LastWords {
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        // Who was abandoned is dead, whatever became of it later.
+        // Who was abandoned stays so, whatever becomes of it later.
         self.shared.life.send_if_modified(|life| {
             *life == Life::Running && {
                 *life = self.says;
@@ -222,7 +221,7 @@ impl EngineHandle {
 
     /// Whether the engine thread has ended by a bug or because its device is lost: nothing helps but a new process.
     pub fn is_dead(&self) -> bool {
-        *self.life.borrow() == Life::Died
+        matches!(*self.life.borrow(), Life::Died | Life::Abandoned)
     }
 
     /// Whether new requests are taken.
@@ -251,13 +250,12 @@ impl EngineHandle {
     /// [`RequestFailure::EngineDied`], and nobody waits for the thread any more. The process should end then.
     pub fn abandon(&self) {
         self.stop();
-        self.shared.abandoned.store(true, Release);
-        self.shared.life.send_replace(Life::Died);
+        self.shared.life.send_replace(Life::Abandoned);
     }
 
     /// Whether the thread was [abandoned](EngineHandle::abandon).
     pub fn is_abandoned(&self) -> bool {
-        self.shared.abandoned.load(Acquire)
+        *self.life.borrow() == Life::Abandoned
     }
 
     /// Ends the thread at the next step and waits until it has given its device back, unless it was abandoned. A process
@@ -296,9 +294,9 @@ impl EngineHandle {
     }
 }
 
-async fn died(life: &mut watch::Receiver<Life>) {
+async fn abandoned(life: &mut watch::Receiver<Life>) {
     // An error means that all handles are gone; the channel of events closes then.
-    if life.wait_for(|life| *life == Life::Died).await.is_err() {
+    if life.wait_for(|life| *life == Life::Abandoned).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -324,7 +322,7 @@ impl RequestStream {
             biased;
             event = self.events.recv() => event,
             // An engine that was abandoned closes no channel.
-            () = died(&mut self.life) => self.events.try_recv().ok(),
+            () = abandoned(&mut self.life) => self.events.try_recv().ok(),
         };
         Some(self.seen(event))
     }

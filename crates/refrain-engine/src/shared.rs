@@ -4,7 +4,7 @@ use crate::policy::Policy;
 use crate::scheduler::Rank;
 use crate::{EngineConfig, EngineMetrics, Event, Load, Request, SubmitError};
 use refrain_device::{Backend, DeviceInfo, Trace};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -51,6 +51,8 @@ pub(crate) enum Life {
     Ended,
     /// It panicked, or its device is lost.
     Died,
+    /// Its step doesn't end, and nobody waits for it any more.
+    Abandoned,
 }
 
 /// The line of requests, seen from the door.
@@ -101,8 +103,6 @@ pub(crate) struct Shared {
     pub watch: StepWatch,
     /// How the engine thread is.
     pub life: watch::Sender<Life>,
-    /// Whether nobody waits for the engine thread any more.
-    pub abandoned: AtomicBool,
     policy: Arc<Mutex<Policy>>,
     line: Mutex<Line>,
 }
@@ -121,7 +121,6 @@ impl Shared {
             device: backend.device().clone(),
             watch: StepWatch::new(),
             life: watch::Sender::new(Life::Running),
-            abandoned: AtomicBool::new(false),
             policy,
             line: Mutex::new(Line { accepting: true, next_arrival: 0, load, seconds_per_request: 0.0 }),
         }

@@ -51,13 +51,9 @@ impl Method {
         match self {
             Method::Gemv(rows) => Gemv::choose(&linear, &around, target, rows).launches(target, step),
             Method::Plan(plan) => Gemv { linear, around, plan }.launches(target, step),
-            Method::Tiled(rows) => {
-                let choices = Tile::choices(&linear, target, u32::MAX);
-                let choice = choices.into_iter().find(|(most, _)| rows <= *most);
-                Tiled { linear, tile: choice.expect("the last has no end").1 }.launches(target, step)
-            }
-            Method::Range(rows) => {
-                let choice = Tile::choices(&linear, target, rows).pop();
+            Method::Tiled(rows) | Method::Range(rows) => {
+                let end = if let Method::Range(end) = self { end } else { u32::MAX };
+                let choice = Tile::choices(&linear, target, end).into_iter().find(|(most, _)| rows <= *most);
                 Tiled { linear, tile: choice.expect("the last has no end").1 }.launches(target, step)
             }
         }

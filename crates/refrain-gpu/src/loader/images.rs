@@ -5,6 +5,7 @@ use super::pack::Pack;
 use super::private::CacheError;
 use super::{CompileUnit, KernelOptions, image_key, source_key};
 use refrain_device::{CompiledKernel, Compiler, DeviceError, ModuleId, Runtime, RuntimeInfo};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ pub(super) struct Images {
     notes: Mutex<Vec<String>>,
     /// Whether it was said that the cache takes nothing: what the system says differs from file to file.
     put_failed: AtomicBool,
+    /// Whether the cache knows by which compiler its entries are found.
+    compiler_noted: AtomicBool,
 }
 
 impl Images {
@@ -38,6 +41,7 @@ impl Images {
             looked_for: Vec::new(),
             notes: Mutex::default(),
             put_failed: AtomicBool::new(false),
+            compiler_noted: AtomicBool::new(false),
         };
         let folders = if options.pack_dirs.is_empty() { &options.usual_pack_dirs } else { &options.pack_dirs };
         for arch in compatible_architectures(arch) {
@@ -64,6 +68,11 @@ impl Images {
 
     fn note_unused_cache(&self, error: &CacheError) {
         self.note(format!("compiled kernels are not kept on disk: {error}"));
+    }
+
+    /// Notes the compiler whose entries are in the cache, at the first of them.
+    fn note_compiler(&self, cache: &KernelCache, arch: &str, described: &str) -> io::Result<()> {
+        if self.compiler_noted.swap(true, Ordering::Relaxed) { Ok(()) } else { cache.note_compiler(arch, described) }
     }
 
     /// Says something that the user should know, once.
@@ -112,7 +121,8 @@ impl Images {
                                     self.note(format!("kernels are those that {described} compiled before: {error}"));
                                 }
                                 // What is found by this compiler's name is found again when it is gone.
-                                (Ok(_), Some(described)) => drop(cache.note_compiler(&info.arch, described)),
+                                // A cache that can be read only serves as well without the note.
+                                (Ok(_), Some(described)) => drop(self.note_compiler(cache, &info.arch, described)),
                                 _ => {}
                             }
                             return Ok((module, Origin::Cache));
@@ -131,7 +141,8 @@ impl Images {
         let compiled = compile(compiler, unit, &info.arch)?;
         let module = runtime.load_module(&compiled.image)?;
         if let (Some(cache), Some(key), Some(described)) = (&self.cache, &key, &described)
-            && let Err(error) = cache.put(key, &compiled).and_then(|()| cache.note_compiler(&info.arch, described))
+            && let Err(error) =
+                cache.put(key, &compiled).and_then(|()| self.note_compiler(cache, &info.arch, described))
             && !self.put_failed.swap(true, Ordering::Relaxed)
         {
             let folder = cache.folder().display();
